@@ -1,0 +1,170 @@
+"""`create_layer` and `create_moa`: validation, then the whole topology, readable top to bottom."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from langgraph.cache.base import BaseCache
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.store.base import BaseStore
+from langgraph.types import Checkpointer
+
+from moa_graph.errors import MoAConfigError
+
+from moa_graph.nodes import aggregate, final, propose
+from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
+from moa_graph.policy import LayerPolicy
+from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
+from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAState, Run, RunState
+
+__all__ = ["create_layer", "create_moa"]
+
+Graph = CompiledStateGraph[Any, Any, Any, Any]
+Panels = Sequence[ProposerLike] | Sequence[Sequence[ProposerLike] | Layer] | Layer
+
+
+def create_layer(
+    proposers: Sequence[ProposerLike] | Layer,
+    *,
+    layer: int = 1,
+    policy: LayerPolicy | None = None,
+    prompt: str | Prompt = AGGREGATE_AND_SYNTHESIZE,
+    stream_proposers: bool = False,
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+    cache: BaseCache[Any] | None = None,
+    name: str = "layer",
+) -> Graph:
+    """One layer by itself: x_i -> proposals and ⊕[A_{i,1}(x_i) … A_{i,n}(x_i)] (paper, eq. 1).
+
+    Input: `messages`, and the `synthesis` of a layer before it, if any. Output: `proposals`, `synthesis`.
+    Raises MoAConfigError when built, QuorumError when run.
+    """
+    panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
+    return _layer(
+        seats(layer, panel, policy or LayerPolicy()), _prompt(prompt), stream_proposers
+    ).compile(checkpointer=checkpointer, store=store, cache=cache, name=name)  # fmt: skip
+
+
+def create_moa(
+    proposers: Panels,
+    aggregator: ProposerLike | Sequence[ProposerLike],
+    layers: int | None = None,
+    *,
+    policy: LayerPolicy | None = None,
+    prompt: str | Prompt = AGGREGATE_AND_SYNTHESIZE,
+    budget: None = None,
+    stream_proposers: bool = False,
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+    cache: BaseCache[Any] | None = None,
+    name: str = "moa",
+) -> Graph:
+    """A Mixture-of-Agents (arXiv 2406.04692) as a compiled graph: `messages` in, `messages` and `proposals` out.
+
+    proposers: the panel of every proposer layer, or one panel per layer (a list of lists or of `Layer`).
+    aggregator: the final model; in a list, the next one is asked when one fails before its first token.
+    layers: counted as the paper counts, the final model being the last; 3 by default, or one more than the
+    panels given. `layers=1` is a plain call, 2 is MoA-Lite's shape, 3 is MoA's. Calls: n·(layers-1)+1.
+    prompt: what the references follow, a text or a `Prompt`. stream_proposers: let their tokens stream too.
+
+    Raises MoAConfigError when built: an empty panel, `layers` below 1, a name twice, a quorum above the panel,
+    an unknown provider, a missing key or package. Raises QuorumError and FinalError when run.
+    """
+    policy, said = policy or LayerPolicy(), _prompt(prompt)
+    if budget is not None:
+        raise MoAConfigError("budget is not available yet: leave it out")
+    panels = [seats(i, panel, policy) for i, panel in enumerate(_panels(proposers, layers), 1)]
+    last = len(panels) + 1
+
+    moa = StateGraph(RunState, input_schema=MessagesState, output_schema=MoAOutput)
+    for i, panel in enumerate(panels, 1):
+        moa.add_node(f"layer_{i}", _layer(panel, said, stream_proposers).compile(cache=cache, name=f"layer_{i}"))
+    finals = _finals(aggregator, last, policy)
+    moa.add_node("final", final(finals, last), metadata=_metadata("final", last, finals[0]))
+
+    steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
+    for before, after in zip(steps, steps[1:], strict=False):
+        moa.add_edge(before, after)
+    return _each_run_anew(moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name))
+
+
+def _layer(panel: list[Seat], prompt: Prompt, stream: bool) -> StateGraph[Any, Any, Any, Any]:
+    number, quorum = panel[0].layer, panel[0].policy.quorum
+    layer = StateGraph(LayerState, input_schema=LayerInput, output_schema=LayerOutput)
+    layer.add_node("aggregate", aggregate(number, panel, quorum, prompt), metadata=_metadata("aggregate", number))
+    for seat in panel:
+        layer.add_node(seat.name, propose(seat, stream=stream), metadata=_metadata("proposer", number, seat))
+        layer.add_edge(START, seat.name)
+        layer.add_edge(seat.name, "aggregate")
+    layer.add_edge("aggregate", END)
+    return layer
+
+
+def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]:
+    model = {"moa_model": seat.model.id} if seat else {}
+    return {"moa_role": role, "moa_layer": layer, **model}
+
+
+def _panels(proposers: Panels, layers: int | None) -> list[Layer]:
+    """One panel per proposer layer."""
+    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+        raise MoAConfigError(f"layers is {layers!r}: a whole number of at least 1 (1: the final model alone)")
+    if isinstance(proposers, str) or not isinstance(proposers, Layer | Sequence):
+        raise MoAConfigError("proposers are a list of models, also where there is just one")
+    if not isinstance(proposers, Layer) and any(isinstance(p, Layer | list | tuple) for p in proposers):
+        panels = [p if isinstance(p, Layer) else Layer(_members(p)) for p in proposers]
+        if layers is not None and layers != len(panels) + 1:
+            raise MoAConfigError(
+                f"layers is {layers}, but {len(panels)} panels were given: the final model makes {len(panels) + 1}"
+            )
+        return panels
+    same = proposers if isinstance(proposers, Layer) else Layer(proposers)  # type: ignore[arg-type]
+    if not same.proposers and layers != 1:
+        raise MoAConfigError("the panel is empty: give at least one proposer (or layers=1 for a plain call)")
+    return [same] * ((3 if layers is None else layers) - 1)
+
+
+def _members(panel: Any) -> Sequence[ProposerLike]:
+    if not isinstance(panel, list | tuple):
+        raise MoAConfigError("proposers mix models and panels: give one panel for all layers, or one list per layer")
+    return panel
+
+
+def _finals(aggregator: ProposerLike | Sequence[ProposerLike], layer: int, policy: LayerPolicy) -> list[Seat]:
+    """The final model and its fallbacks, in the order they are asked."""
+    given: list[Any] = list(aggregator) if isinstance(aggregator, list | tuple) else [aggregator]
+    if not given:
+        raise MoAConfigError("there is no aggregator: give the final model")
+    made = []
+    for slot, one in enumerate(given, 1):
+        model = one if isinstance(one, Proposer) else Proposer(one)
+        if model.samples != 1:
+            raise MoAConfigError("the aggregator answers once: samples goes with proposers")
+        resolved = model.resolve("aggregator" if len(given) == 1 else f"aggregator {slot}")
+        own = policy.but(timeout=model.timeout, retries=model.retries)
+        made.append(Seat(layer, slot, model.name or "final", resolved, model.system, own))
+    return made
+
+
+def _prompt(prompt: str | Prompt) -> Prompt:
+    return prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+
+
+def _each_run_anew(graph: Graph) -> Graph:
+    """Let every new input start with no proposals and no synthesis: on a thread, the last turn's are still there.
+
+    The input is written by the hidden start node; a node of our own would stand in the picture.
+    """
+    write = graph.nodes[START].writers[0]
+    entry = write.writes[0]  # type: ignore[attr-defined]
+
+    def mapper(given: Any) -> list[tuple[str, Any]]:
+        run = Run(uuid.uuid4().hex, time.monotonic())
+        return [*(entry.mapper(given) or ()), ("proposals", None), ("synthesis", ""), ("run", run)]
+
+    write.writes = (entry._replace(mapper=mapper), *write.writes[1:])  # type: ignore[attr-defined]
+    graph.stream_channels = list(MoAState.__annotations__)
+    return graph

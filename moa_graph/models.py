@@ -1,0 +1,199 @@
+"""`"provider:model"` -> a chat model, and one way to ask whatever the user gave us."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.pregel.protocol import PregelProtocol
+
+from moa_graph.errors import MoAConfigError, MoAError, clean
+from moa_graph.transport import on_this_loop
+
+__all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "resolve", "text_of"]
+
+ModelLike = str | Runnable[Any, Any]
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = _Unset()
+"""Not given: the default applies. (`None` means: do not send it.)"""
+
+DEFAULTS: Final = {"temperature": 0.7, "max_tokens": 2048}
+"""What a model given as a string is asked with, as the paper's reference code does."""
+
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "fireworks": ("FIREWORKS_API_KEY",),
+    "google_genai": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "groq": ("GROQ_API_KEY",),
+    "mistralai": ("MISTRAL_API_KEY",),
+    "nvidia": ("NVIDIA_API_KEY",),
+    "openai": ("OPENAI_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY",),
+    "perplexity": ("PERPLEXITY_API_KEY", "PPLX_API_KEY"),
+    "together": ("TOGETHER_API_KEY",),
+    "xai": ("XAI_API_KEY",),
+}
+"""Provider -> the environment variables its key may stand in."""
+
+_PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
+_THINKING = re.compile(r"\A\s*(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL)
+_OPEN_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something that answers messages, and the name it was asked for by."""
+
+    id: str
+    runnable: Runnable[Any, Any]
+    takes_state: bool = False
+    """It goes from a messages state to a messages state (an agent graph, a nested mixture)."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
+        """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
+        runnable = await on_this_loop(self.runnable)
+        given = {"messages": list(messages)} if self.takes_state else list(messages)
+        return _answer(await runnable.ainvoke(given, config), self.id)
+
+
+def _answer(output: Any, model: str) -> AIMessage:
+    if isinstance(output, Mapping) and output.get("messages"):
+        output = output["messages"][-1]
+    if isinstance(output, str):
+        return AIMessage(output)
+    if isinstance(output, AIMessage):
+        return output
+    if isinstance(output, BaseMessage):
+        return AIMessage(output.content, id=output.id, name=output.name)
+    raise MoAError(f"{model} gave {type(output).__name__} where a message was expected")
+
+
+def text_of(message: BaseMessage) -> str:
+    """The text of an answer, stripped of surrounding white space and of thinking."""
+    text = str(message.text)
+    if "</think" in text:
+        text = _THINKING.sub("", text, count=1)
+    return _OPEN_THINKING.sub("", text).strip()
+
+
+def providers() -> list[str]:
+    """Every provider that a model string may begin with."""
+    from langchain.chat_models import base
+
+    return sorted([*base._BUILTIN_PROVIDERS, "local"])
+
+
+def missing_key(provider: str) -> tuple[str, ...]:
+    """The variables, any of which would do, where a provider needs a key and none is set; else ()."""
+    names = KEYS.get(provider, ())
+    return () if any(os.environ.get(name) for name in names) else names
+
+
+def resolve(
+    model: ModelLike,
+    *,
+    where: str,
+    temperature: float | None | _Unset = UNSET,
+    max_tokens: int | None | _Unset = UNSET,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Model:
+    """Make a `Model` of a `"provider:model"` string or of any runnable.
+
+    `where` names the culprit in errors. Raises MoAConfigError: an unknown provider, a missing key or package,
+    an object that is no model.
+    """
+    sampling = {"temperature": temperature, "max_tokens": max_tokens}
+    if isinstance(model, str):
+        chosen = {**DEFAULTS, **(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET}}
+        wanted = {name: value for name, value in chosen.items() if value is not None}
+        return _from_string(model.strip(), where, base_url, api_key_env, wanted)
+    if not isinstance(model, Runnable):
+        raise MoAConfigError(
+            f'{where}: {type(model).__name__} is no model: give "provider:model", a chat model, or a runnable'
+        )
+    if base_url or api_key_env:
+        raise MoAConfigError(f"{where}: base_url and api_key_env go with a model string; this is an object already")
+    bound = {**(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET and v is not None}}
+    return Model(
+        _id_of(model), model.bind(**bound) if bound else model, takes_state=_takes_state(model), parameters=bound
+    )
+
+
+def _from_string(
+    model: str, where: str, base_url: str | None, api_key_env: str | None, parameters: dict[str, Any]
+) -> Model:
+    provider, _, name = model.partition(":")
+    provider = provider.replace("-", "_").lower()
+    if provider == "local":
+        from moa_graph import local
+
+        return Model(model, local.chat_model(name or local.DEFAULT_MODEL, **parameters), parameters=parameters)
+    if not name or provider not in providers():
+        raise MoAConfigError(
+            f"{where}: {model!r} does not begin with a known provider; write it as provider:model with one of "
+            f"{', '.join(providers())}"
+        )
+    connection = _connection(provider, where, base_url, api_key_env)
+    return Model(model, _init(provider, name, where, {**parameters, **connection}), parameters=parameters)
+
+
+def _connection(provider: str, where: str, base_url: str | None, api_key_env: str | None) -> dict[str, Any]:
+    connection: dict[str, Any] = {"base_url": base_url} if base_url else {}
+    if api_key_env:
+        if not (key := os.environ.get(api_key_env)):
+            raise MoAConfigError(f"{where}: the variable {api_key_env} named by api_key_env is not set")
+        connection["api_key"] = key
+    elif missing := missing_key(provider):
+        if not base_url:
+            raise MoAConfigError(f"{where}: {provider} needs a key: set {' or '.join(missing)}")
+        connection["api_key"] = _PLACEHOLDER_KEY
+    if provider in ("openai", "together"):
+        connection |= {"stream_usage": True, "max_retries": 0}
+    return connection
+
+
+def _init(provider: str, name: str, where: str, keywords: dict[str, Any]) -> Runnable[Any, Any]:
+    from langchain.chat_models import init_chat_model
+
+    try:
+        return cast("Runnable[Any, Any]", init_chat_model(name, model_provider=provider, **keywords))
+    except ImportError as error:
+        package = clean(str(error)).partition("pip install ")[2].strip("`. ") or f"langchain-{provider}"
+        raise MoAConfigError(f'{where}: {provider} needs a package: pip install "{package}"') from error
+    except Exception as error:
+        raise MoAConfigError(f"{where}: {provider}:{name} cannot be made: {clean(str(error))}") from error
+
+
+def _id_of(model: Any) -> str:
+    for name in ("model_name", "model", "name"):
+        if isinstance(value := getattr(model, name, None), str) and value:
+            return value
+    bound = getattr(model, "bound", None)
+    return _id_of(bound) if bound is not None else type(model).__name__
+
+
+def _takes_state(model: Runnable[Any, Any]) -> bool:
+    if isinstance(model, PregelProtocol):
+        return True
+    bound = getattr(model, "bound", None) or getattr(model, "first", None)
+    return _takes_state(bound) if isinstance(bound, Runnable) else False
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,150 @@
+"""Who is asked: proposers, and the layers they sit in."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from moa_graph.errors import MoAConfigError
+from moa_graph.models import UNSET, Model, ModelLike, _Unset, resolve
+from moa_graph.policy import LayerPolicy
+
+__all__ = ["Layer", "Proposer", "Seat", "seats"]
+
+RESERVED: Final = {"__start__", "__end__", "aggregate", "final", "messages", "proposals", "run", "synthesis"}
+_NAME: Final = re.compile(r"[^:|\s][^:|\n]*")
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """A named model that answers within a layer.
+
+    model: `"provider:model"`, a chat model, or any runnable from messages to a message or from a messages
+    state to a messages state. `temperature` (default 0.7) and `max_tokens` (default 2048) apply to a model
+    given as a string, and to an object only where given; `None`: do not send. `samples=n` asks it n times
+    (n > 1 of one model: the paper's single-proposer setting). `system` is its own system prompt. `timeout`
+    (seconds) and `retries` go before the layer's policy. `base_url`: any OpenAI-compatible endpoint;
+    `api_key_env`: the variable its key stands in. `parameters`: further keywords of the model.
+    """
+
+    model: ModelLike
+    name: str | None = None
+    temperature: float | None | _Unset = UNSET
+    max_tokens: int | None | _Unset = UNSET
+    system: str | None = None
+    samples: int = 1
+    timeout: float | None = None
+    retries: int | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolve(self, where: str) -> Model:
+        """The model behind this proposer. Raises MoAConfigError, naming `where`."""
+        return resolve(
+            self.model,
+            where=where,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            parameters=self.parameters,
+        )
+
+
+ProposerLike = ModelLike | Proposer
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's panel, with a policy of its own where it differs from the mixture's."""
+
+    proposers: Sequence[ProposerLike]
+    policy: LayerPolicy | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.proposers, str) or not isinstance(self.proposers, Sequence):
+            raise MoAConfigError("a layer's proposers are a list of models, also where there is just one")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One place in a layer: who answers there, and how long it may take."""
+
+    layer: int
+    slot: int
+    name: str
+    model: Model
+    system: str | None
+    policy: LayerPolicy
+
+
+def seats(layer: int, panel: Layer, policy: LayerPolicy) -> list[Seat]:
+    """Seat a panel in declared order. Raises MoAConfigError: nobody in it, a name twice, a bad name or model."""
+    where = f"layer {layer}"
+    proposers = [_proposer(given, where) for given in panel.proposers]
+    if not proposers:
+        raise MoAConfigError(f"{where}: the panel is empty; give at least one proposer")
+    repeated = [p for p in proposers for _ in range(_samples(p, where))]
+    policy = (panel.policy or policy).check_panel(len(repeated), where)
+    resolved: dict[int, Model] = {}
+    for k, proposer in enumerate(proposers, 1):
+        resolved[id(proposer)] = proposer.resolve(f"{where}, proposer {k} ({proposer.name or _said(proposer.model)})")
+    names = _names(repeated, resolved, where)
+    return [
+        Seat(layer, slot, name, resolved[id(p)], p.system, policy.but(timeout=p.timeout, retries=p.retries))
+        for slot, (name, p) in enumerate(zip(names, repeated, strict=True), 1)
+    ]
+
+
+def _proposer(given: Any, where: str) -> Proposer:
+    if isinstance(given, Proposer):
+        return given
+    if isinstance(given, Layer | list | tuple):
+        raise MoAConfigError(f"{where}: a panel within a panel; give one list of models per layer")
+    return Proposer(given)
+
+
+def _samples(proposer: Proposer, where: str) -> int:
+    if isinstance(proposer.samples, bool) or not isinstance(proposer.samples, int) or proposer.samples < 1:
+        raise MoAConfigError(f"{where}: samples is {proposer.samples!r}: a whole number of at least 1 is needed")
+    return proposer.samples
+
+
+def _said(model: ModelLike) -> str:
+    return model if isinstance(model, str) else type(model).__name__
+
+
+def slug(model: str) -> str:
+    """A readable name from a model id: `together:Qwen/Qwen2.5-7B` -> `qwen2.5-7b`."""
+    last = model.rstrip("/").rpartition("/")[2].partition(":")[2] if "/" not in model else model.rpartition("/")[2]
+    return re.sub(r"[^a-z0-9._-]+", "-", (last or model).lower()).strip("-") or "model"
+
+
+def _names(proposers: Sequence[Proposer], models: Mapping[int, Model], where: str) -> list[str]:
+    given = [p.name or slug(models[id(p)].id) for p in proposers]
+    distinct = {id(p): p for p in proposers}.values()
+    _check(Counter(p.name for p in distinct if p.name), where)
+    many, seen = Counter(given), Counter[str]()
+    names = []
+    for name in given:
+        seen[name] += 1
+        names.append(f"{name}-{seen[name]}" if many[name] > 1 else name)
+    _check(Counter(names), where)
+    return names
+
+
+def _check(names: Mapping[str, int], where: str) -> None:
+    _unique((name for name, count in names.items() if count > 1), where)
+    for name in names:
+        if not _NAME.fullmatch(name) or name in RESERVED:
+            raise MoAConfigError(
+                f"{where}: {name!r} cannot be a proposer's name: no ':', '|' or line break in it, and none of "
+                f"{', '.join(sorted(RESERVED))}"
+            )
+
+
+def _unique(twice: Iterable[str], where: str) -> None:
+    if names := ", ".join(repr(name) for name in twice):
+        raise MoAConfigError(f"{where}: two proposers are named {names}; give each a name of its own")

@@ -1,0 +1,114 @@
+"""Who answered, how long it took, and what it used: `messages[-1].response_metadata["moa"]`."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict
+
+from moa_graph.state import Proposal
+
+__all__ = ["Call", "LayerReceipt", "Receipt", "receipt"]
+
+
+class Call(TypedDict):
+    """One model's part in a run. `seconds`: wall time of all attempts; `attempts`: requests, retries included."""
+
+    proposer: str
+    model: str
+    status: str
+    seconds: float
+    attempts: int
+    usage: dict[str, int]
+    error: NotRequired[str]
+    cached: bool
+    resumed: bool
+    """Answered in an earlier run of this thread: not asked, and not counted, again."""
+
+
+class LayerReceipt(TypedDict):
+    """`asked`, `answered`: proposers; `seconds`: until its slowest needed proposer was done."""
+
+    layer: int
+    asked: int
+    answered: int
+    seconds: float
+    proposals: list[Call]
+
+
+class Receipt(TypedDict):
+    """`calls`: requests sent to providers; tokens as the providers reported them.
+
+    `seconds`: wall time of what this run asked, layer by layer; `critical_path_seconds`: the floor of the run,
+    each layer's slowest answer plus the final model.
+    """
+
+    layers: list[LayerReceipt]
+    final: Call
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    critical_path_seconds: float
+
+
+def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float | None = None) -> Receipt:
+    """The receipt of a run that ends with `final`; `run` tells what this run asked from what it found done."""
+    layers = [
+        _layer(number, [_call(p, run) for p in members])
+        for number, members in groupby(proposals, key=lambda proposal: proposal["layer"])
+    ]
+    made = [call for layer in layers for call in layer["proposals"]] + [final]
+    counted = [call for call in made if not (call["cached"] or call["resumed"])]
+    path = sum(_slowest(layer["proposals"]) for layer in layers) + final["seconds"]
+    return Receipt(
+        layers=layers,
+        final=final,
+        calls=sum(call["attempts"] for call in counted),
+        input_tokens=sum(call["usage"].get("input_tokens", 0) for call in counted),
+        output_tokens=sum(call["usage"].get("output_tokens", 0) for call in counted),
+        seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
+        critical_path_seconds=round(path, 3),
+    )
+
+
+def _layer(number: int, calls: list[Call]) -> LayerReceipt:
+    return LayerReceipt(
+        layer=number,
+        asked=len(calls),
+        answered=sum(call["status"] == "ok" for call in calls),
+        seconds=max((call["seconds"] for call in calls if not call["resumed"]), default=0.0),
+        proposals=calls,
+    )
+
+
+def _slowest(calls: Sequence[Call]) -> float:
+    return max((call["seconds"] for call in calls if call["status"] == "ok"), default=0.0)
+
+
+def _call(proposal: Proposal, run: str) -> Call:
+    call = Call(
+        proposer=proposal["proposer"],
+        model=proposal["model"],
+        status=proposal["status"],
+        seconds=proposal["seconds"],
+        attempts=proposal["attempts"],
+        usage=proposal.get("usage", {}),
+        cached=proposal.get("cached", False),
+        resumed=proposal.get("run", run) != run,
+    )
+    if "error" in proposal:
+        call["error"] = proposal["error"]
+    return call
+
+
+def usage_of(metadata: Mapping[str, Any] | None) -> dict[str, int]:
+    """A provider's usage as flat counts: tokens in, out and in all, cached and reasoning ones where reported."""
+    if not metadata:
+        return {}
+    usage = {name: metadata[name] for name in ("input_tokens", "output_tokens", "total_tokens") if name in metadata}
+    if cached := (metadata.get("input_token_details") or {}).get("cache_read"):
+        usage["cached_input_tokens"] = cached
+    if reasoning := (metadata.get("output_token_details") or {}).get("reasoning"):
+        usage["reasoning_tokens"] = reasoning
+    return usage

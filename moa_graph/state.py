@@ -1,0 +1,105 @@
+"""What flows along the edges: plain, serialisable values (DESIGN: a checkpoint must be able to hold them)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+from langgraph.channels import UntrackedValue
+from langgraph.graph import MessagesState
+from typing_extensions import NotRequired, TypedDict
+
+__all__ = [
+    "LayerInput",
+    "LayerOutput",
+    "LayerState",
+    "MoAOutput",
+    "MoAState",
+    "Proposal",
+    "Run",
+    "RunState",
+    "merge_proposals",
+]
+
+
+class Proposal(TypedDict):
+    """One proposer's response in one layer."""
+
+    layer: int
+    """1-based."""
+    slot: int
+    """1-based, in declared order."""
+    proposer: str
+    model: str
+    """The model that answered, as its provider reports it; the one asked for where nothing was reported."""
+    status: Literal["ok", "error", "timeout", "cut"]
+    """`cut`: still answering when the layer went on without it."""
+    content: str
+    """The response, stripped of surrounding white space and of thinking; `""` unless `ok`."""
+    error: NotRequired[str]
+    """Type and message, with no secrets in it."""
+    usage: NotRequired[dict[str, int]]
+    """`input_tokens`, `output_tokens`, and what else the provider counts."""
+    seconds: float
+    """Wall time of all attempts together."""
+    attempts: int
+    """Requests made, retries included."""
+    cached: NotRequired[bool]
+    """The response came from the cache: nothing was asked."""
+    run: NotRequired[str]
+    """Which run asked: tells what a resumed run had already."""
+
+
+def merge_proposals(old: Sequence[Proposal] | None, new: Sequence[Proposal] | None) -> list[Proposal]:
+    """Put `new` over `old` by (layer, slot), sorted. Doing it twice changes nothing.
+
+    Later layers read what is written, so what they answered to its former text is dropped. `None` for `new`
+    drops everything: a run begins.
+    """
+    if not new:
+        return [] if new is None else list(old or ())
+    first = min(proposal["layer"] for proposal in new)
+    kept = {(p["layer"], p["slot"]): p for p in old or () if p["layer"] <= first}
+    kept.update({(p["layer"], p["slot"]): p for p in new})
+    return [kept[key] for key in sorted(kept)]
+
+
+class MoAState(MessagesState, total=False):
+    """The state of a mixture. Input: `messages`. Output: `messages` and `proposals`."""
+
+    proposals: Annotated[list[Proposal], merge_proposals]
+    synthesis: str
+    """⊕[…] of the last finished layer: x_{i+1} = synthesis + x_1 (paper, eq. 1)."""
+
+
+class MoAOutput(MessagesState, total=False):
+    proposals: Annotated[list[Proposal], merge_proposals]
+
+
+class Run(NamedTuple):
+    """Which run this is, and since when (`time.monotonic()`). Never checkpointed: a resumed run has none."""
+
+    id: str
+    started: float
+
+
+class RunState(MoAState, total=False):
+    """A mixture's state and the run's own mark."""
+
+    run: Annotated[Run, UntrackedValue]
+
+
+class LayerInput(MessagesState, total=False):
+    synthesis: str
+    run: Annotated[Run, UntrackedValue]
+
+
+class LayerState(MessagesState, total=False):
+    """The state inside one layer: x_i = synthesis + messages goes in, this layer's proposals come out."""
+
+    proposals: Annotated[list[Proposal], merge_proposals]
+    synthesis: str
+    run: Annotated[Run, UntrackedValue]
+
+
+class LayerOutput(TypedDict, total=False):
+    proposals: Annotated[list[Proposal], merge_proposals]
+    synthesis: str
