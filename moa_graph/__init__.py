@@ -1,11 +1,17 @@
 """Mixture-of-Agents (Wang et al. 2024, arXiv 2406.04692) as LangGraph graphs."""
 
-from moa_graph.errors import FinalError, MoAConfigError, MoAError, QuorumError
-from moa_graph.graph import create_layer, create_moa
-from moa_graph.panel import Layer, Proposer
-from moa_graph.policy import LayerPolicy
-from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
-from moa_graph.state import MoAState, Proposal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moa_graph.config import MoAConfig
+    from moa_graph.errors import FinalError, MoAConfigError, MoAError, QuorumError
+    from moa_graph.graph import create_layer, create_moa
+    from moa_graph.panel import Layer, Proposer
+    from moa_graph.policy import LayerPolicy
+    from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
+    from moa_graph.receipt import Receipt
+    from moa_graph.state import MoAState, Proposal
 
 __version__ = "0.1.0"
 
@@ -14,6 +20,7 @@ __all__ = [
     "FinalError",
     "Layer",
     "LayerPolicy",
+    "MoAConfig",
     "MoAConfigError",
     "MoAError",
     "MoAState",
@@ -21,6 +28,31 @@ __all__ = [
     "Proposal",
     "Proposer",
     "QuorumError",
+    "Receipt",
     "create_layer",
     "create_moa",
 ]
+
+_HOME = {
+    "config": ["MoAConfig"],
+    "errors": ["FinalError", "MoAConfigError", "MoAError", "QuorumError"],
+    "graph": ["create_layer", "create_moa"],
+    "panel": ["Layer", "Proposer"],
+    "policy": ["LayerPolicy"],
+    "prompts": ["AGGREGATE_AND_SYNTHESIZE", "Prompt"],
+    "receipt": ["Receipt"],
+    "state": ["MoAState", "Proposal"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    # names load on first use, so that the command line does not pay for LangGraph before it needs it
+    for module, names in _HOME.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"moa_graph.{module}"), name)
+            return value
+    raise AttributeError(f"module 'moa_graph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

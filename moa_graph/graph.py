@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from langgraph.cache.base import BaseCache
@@ -12,7 +13,6 @@ from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
 from moa_graph.errors import MoAConfigError
-
 from moa_graph.nodes import aggregate, final, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
 from moa_graph.policy import LayerPolicy
@@ -86,7 +86,7 @@ def create_moa(
     moa.add_node("final", final(finals, last), metadata=_metadata("final", last, finals[0]))
 
     steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         moa.add_edge(before, after)
     return _each_run_anew(moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name))
 

@@ -1,6 +1,5 @@
 """`"provider:model"` -> a chat model, and one way to ask whatever the user gave us."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -49,6 +48,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 _PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
 _THINKING = re.compile(r"\A\s*(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL)
+_REASONING = re.compile(r"openai:(gpt-[5-9]|o[1-9])")
 _OPEN_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*\Z", re.DOTALL)
 
 
@@ -93,6 +93,7 @@ def providers() -> list[str]:
     """Every provider that a model string may begin with."""
     from langchain.chat_models import base
 
+    # LangChain keeps this list to itself; without it an unknown provider would be told only by a traceback
     return sorted([*base._BUILTIN_PROVIDERS, "local"])
 
 
@@ -106,8 +107,8 @@ def resolve(
     model: ModelLike,
     *,
     where: str,
-    temperature: float | None | _Unset = UNSET,
-    max_tokens: int | None | _Unset = UNSET,
+    temperature: float | _Unset | None = UNSET,
+    max_tokens: int | _Unset | None = UNSET,
     base_url: str | None = None,
     api_key_env: str | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -121,6 +122,8 @@ def resolve(
     if isinstance(model, str):
         chosen = {**DEFAULTS, **(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET}}
         wanted = {name: value for name, value in chosen.items() if value is not None}
+        if temperature is UNSET and _thinks(model, wanted):
+            wanted.pop("temperature", None)
         return _from_string(model.strip(), where, base_url, api_key_env, wanted)
     if not isinstance(model, Runnable):
         raise MoAConfigError(
@@ -130,8 +133,16 @@ def resolve(
         raise MoAConfigError(f"{where}: base_url and api_key_env go with a model string; this is an object already")
     bound = {**(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET and v is not None}}
     return Model(
-        _id_of(model), model.bind(**bound) if bound else model, takes_state=_takes_state(model), parameters=bound
+        _id_of(model),
+        model.bind(**bound) if bound else model,
+        takes_state=_takes_state(model),
+        parameters=bound,
     )
+
+
+def _thinks(model: str, parameters: Mapping[str, Any]) -> bool:
+    """OpenAI's reasoning models refuse a temperature, so the default one is not sent, unless they do not reason."""
+    return bool(_REASONING.match(model)) and parameters.get("reasoning_effort") != "none"
 
 
 def _from_string(
@@ -192,8 +203,3 @@ def _takes_state(model: Runnable[Any, Any]) -> bool:
         return True
     bound = getattr(model, "bound", None) or getattr(model, "first", None)
     return _takes_state(bound) if isinstance(bound, Runnable) else False
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None

@@ -4,8 +4,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -13,17 +13,17 @@ from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
 from moa_graph.errors import FinalError, MoAError, QuorumError, describe
+from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.receipt import Call, receipt, usage_of
 from moa_graph.retry import Attempts
 from moa_graph.state import Proposal
-from moa_graph.models import text_of
 from moa_graph.transport import run_sync
 
 __all__ = ["Node", "aggregate", "final", "propose"]
 
-State = Mapping[str, Any]
+State = Any  # LayerState or RunState: LangGraph hands over the node's part of it
 _RESUMED: Final = f"resumed-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
@@ -74,12 +74,13 @@ def _run(state: State) -> str:
     return run.id if (run := state.get("run")) else _RESUMED
 
 
-def _answered(message: AIMessage, model: str) -> dict[str, Any]:
+def _answered(message: AIMessage, model: str) -> Proposal:
     metadata = message.response_metadata
     if not (text := text_of(message)):
         reason = metadata.get("finish_reason")
         raise MoAError(f"the answer has no text{f' (finish_reason: {reason})' if reason else ''}")
-    return {"content": text, "model": _reported(message) or model, "usage": usage_of(message.usage_metadata)}
+    usage = usage_of(message.usage_metadata)
+    return cast("Proposal", {"content": text, "model": _reported(message) or model, "usage": usage})
 
 
 def _reported(message: AIMessage) -> str:
@@ -112,7 +113,8 @@ def final(seats: list[Seat], layer: int) -> Node:
     """
 
     async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
-        proposals, failures, started = state.get("proposals", []), [], time.monotonic()
+        proposals, started = state.get("proposals", []), time.monotonic()
+        failures: list[tuple[str, Exception]] = []
         run = _run(state)
         made = 0
         for seat in seats:

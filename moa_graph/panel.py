@@ -30,8 +30,8 @@ class Proposer:
 
     model: ModelLike
     name: str | None = None
-    temperature: float | None | _Unset = UNSET
-    max_tokens: int | None | _Unset = UNSET
+    temperature: float | _Unset | None = UNSET
+    max_tokens: int | _Unset | None = UNSET
     system: str | None = None
     samples: int = 1
     timeout: float | None = None

@@ -38,7 +38,9 @@ class LayerPolicy:
     def check_panel(self, size: int, where: str) -> "LayerPolicy":
         """This policy, if a panel of `size` can meet its quorum; else MoAConfigError."""
         if self.quorum > size:
-            raise MoAConfigError(f"{where}: a quorum of {self.quorum} needs more than its {size} proposers: 1 to {size}")
+            raise MoAConfigError(
+                f"{where}: a quorum of {self.quorum} needs more than its {size} proposers: 1 to {size}"
+            )
         return self
 
     def but(self, **changes: float | int | None) -> "LayerPolicy":

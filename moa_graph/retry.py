@@ -77,4 +77,4 @@ def _number(text: str, scale: float = 1.0) -> float | None:
 def _wait(error: BaseException, attempt: int) -> float:
     if (said := retry_after(error)) is not None:
         return said
-    return min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311

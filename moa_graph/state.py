@@ -1,11 +1,11 @@
 """What flows along the edges: plain, serialisable values (DESIGN: a checkpoint must be able to hold them)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, NotRequired
 
 from langgraph.channels import UntrackedValue
 from langgraph.graph import MessagesState
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 __all__ = [
     "LayerInput",

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -25,7 +25,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, SkipValidation, field_validator
 
 if TYPE_CHECKING:
     import httpx2
@@ -54,8 +54,8 @@ Content: TypeAlias = str | list[str | dict[str, Any]]
 class Answer:
     """What one call says, and how: how fast, and whether it fails or hangs on the way.
 
-    A token is a word; `reasoning`, where there is any, comes first, as one token. Seconds of `None` are those of
-    the model. Without streaming, a call that fails or hangs takes the same time to get there.
+    A token is a word; `reasoning`, where there is any, comes first, as one token. Seconds of `None` are those
+    of the model. Without streaming, a call that fails or hangs takes the same time to get there.
 
     Raises ValueError for `error_after` without `error`, and for a place behind the last token.
     """
@@ -105,14 +105,15 @@ Scripted: TypeAlias = str | AIMessage | Answer | Exception
 class ScriptedChatModel(BaseChatModel):
     """A chat model that gives scripted answers and records what it was asked.
 
-    Its record is shared by every copy of it (`bind`, `bind_tools`, `model_copy`, `copy.deepcopy`), so that what
-    a graph's copy was asked is seen on the object you made. It may be used from several threads and event loops.
-    `stop` is ignored. Not a model: it says nothing about quality.
+    Every copy of it (`bind`, `bind_tools`, `model_copy`, `copy.deepcopy`) shares its record, so that what a
+    graph's copy was asked is seen on the object you made. Threads and event loops may share it too.
+    `stop` and tools do not change what it says.
 
-    Raises what is scripted; ValueError for no answers; TypeError where a callable answers with something else.
+    Raises what is scripted; ValueError when made with no answers, or with anything that is not one; TypeError
+    when a function answers with something that is not one.
     """
 
-    answers: Sequence[Scripted] | Callable[[list[BaseMessage]], Scripted] = ("ok",)
+    answers: SkipValidation[Sequence[Scripted] | Callable[[list[BaseMessage]], Scripted]] = ("ok",)
     """One per call, in order, the last repeating; or a function from the prompt to an answer."""
     latency: float = Field(default=0.0, ge=0)
     """Seconds to the first token, where the answer does not say."""
@@ -125,10 +126,17 @@ class ScriptedChatModel(BaseChatModel):
 
     @field_validator("answers")
     @classmethod
-    def _some_answers(cls, answers: Any) -> Any:
-        if not callable(answers) and not answers:
-            raise ValueError("answers is empty: give at least one answer, or leave it out")
+    def _check_answers(cls, answers: Any) -> Any:
+        if callable(answers):
+            return answers
+        if isinstance(answers, str) or not isinstance(answers, Sequence) or not answers:
+            raise ValueError("answers is a list of at least one answer, or a function from the prompt to one")
+        for answer in answers:
+            _check(answer, ValueError)
         return answers
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()  # the record is shared, and openai's exceptions cannot be copied
 
     @property
     def prompts(self) -> list[list[BaseMessage]]:
@@ -166,7 +174,7 @@ class ScriptedChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind the tools, in OpenAI's format, in `.kwargs["tools"]`. They do not change what is answered."""
+        """Bind the tools: in OpenAI's format, they are in `.kwargs["tools"]` of what is returned."""
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **choice, **kwargs)
 
@@ -240,29 +248,30 @@ class ScriptedChatModel(BaseChatModel):
 
     def _answer(self, turn: int, prompt: list[BaseMessage]) -> tuple[Answer, AIMessage]:
         """The script of a call, and the message that comes of it if nothing goes wrong."""
-        script = (
-            self.answers(prompt) if callable(self.answers) else self.answers[min(turn, len(self.answers) - 1)]
-        )
-        if isinstance(script, AIMessage):
-            answer, message = Answer(), script
-        else:
-            answer = _as_answer(script)
-            message = answer._message()
+        said = self.answers
+        script = said(prompt) if callable(said) else said[min(turn, len(said) - 1)]
+        _check(script, TypeError)
+        if isinstance(script, str):
+            script = Answer(script)
+        elif isinstance(script, Exception):
+            script = Answer(error=script)
+        answer, message = (script, script._message()) if isinstance(script, Answer) else (Answer(), script)
         metadata = {"model_name": self.model_name, "finish_reason": "stop", **message.response_metadata}
         usage = message.usage_metadata or _count_words(prompt, message)
         return answer, message.model_copy(update={"response_metadata": metadata, "usage_metadata": usage})
 
     def _steps(self, answer: Answer, message: AIMessage) -> Iterator[float | Content]:
-        """What a call does, in order: seconds to wait (inf: hang) and tokens to say. Raises the scripted error."""
+        """What a call does, in order: wait so many seconds (inf: hang), say this token. Raises the error."""
+        per_token = self.per_token if answer.per_token is None else answer.per_token
         yield float(self.latency if answer.latency is None else answer.latency)
         for said, token in enumerate((*_tokens(message.content), None)):
             if answer.stall_after == said:
                 yield math.inf
             if answer.error is not None and (answer.error_after or 0) == said:
-                raise answer.error
+                raise answer.error.with_traceback(None)  # or a repeated one would keep every call's frames
             if token is not None:
-                if said:
-                    yield float(self.per_token if answer.per_token is None else answer.per_token)
+                if said and per_token:
+                    yield float(per_token)
                 yield token
 
     def _pause(self, seconds: float) -> None:
@@ -276,13 +285,10 @@ class _Record:
     """What a model and its copies were asked, and what runs now."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # not Lock: blockbuster would fault a test for the instant it is held
         self.released = threading.Event()
         self.prompts: list[list[BaseMessage]] = []
         self.cancelled = self.in_flight = self.max_in_flight = 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     @contextmanager
     def call(self, prompt: list[BaseMessage]) -> Iterator[int]:
@@ -304,14 +310,9 @@ class _Record:
                 self.cancelled += cancelled
 
 
-def _as_answer(script: str | Answer | BaseException) -> Answer:
-    if isinstance(script, Answer):
-        return script
-    if isinstance(script, BaseException):
-        return Answer(error=script)
-    if isinstance(script, str):
-        return Answer(script)
-    raise TypeError(f"an answer is a str, AIMessage, Answer or Exception, not {type(script).__name__}")
+def _check(script: Any, error: type[Exception]) -> None:
+    if not isinstance(script, Scripted):
+        raise error(f"an answer is a str, AIMessage, Answer or Exception, not {type(script).__name__}")
 
 
 def _tokens(content: Content) -> list[Content]:

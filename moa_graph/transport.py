@@ -117,7 +117,8 @@ def _parts(runnable: Any) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in fields
-        if isinstance(value, Runnable) or (isinstance(value, list) and value and all(isinstance(v, Runnable) for v in value))
+        if isinstance(value, Runnable)
+        or (isinstance(value, list) and value and all(isinstance(v, Runnable) for v in value))
     ]
 
 

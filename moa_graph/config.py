@@ -1,0 +1,273 @@
+"""`MoAConfig`: a mixture as data - a preset, a YAML file, keywords - and the graph built from it."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from langchain_core.runnables import Runnable
+from langgraph.graph.state import CompiledStateGraph
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from moa_graph.errors import MoAConfigError
+from moa_graph.graph import create_moa
+from moa_graph.panel import Layer, Proposer
+from moa_graph.policy import LayerPolicy
+from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Prompt
+
+__all__ = ["MoAConfig", "preset_text", "presets"]
+
+_SAMPLING = ("temperature", "max_tokens")
+
+StandIn = Callable[[str], Runnable[Any, Any]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class PolicyConfig(_Strict):
+    """`policy:`, for the mixture or for one layer; see `LayerPolicy`."""
+
+    quorum: int = 1
+    timeout: float | None = 120.0
+    grace: float | None = None
+    retries: int = 2
+    max_concurrency: int | None = None
+
+    def policy(self) -> LayerPolicy:
+        return LayerPolicy(**self.model_dump())
+
+
+class PromptConfig(_Strict):
+    """`prompt:` as a mapping; `text` is the prompt itself, `file` names a text file beside the YAML."""
+
+    text: str | None = None
+    file: str | None = None
+    envelope: Envelope = "paper"
+    shuffle: bool = False
+
+
+class ProposerConfig(_Strict):
+    """One model, as a mapping; a plain string is the same with `model` alone. See `Proposer`."""
+
+    model: str
+    name: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    system: str | None = None
+    samples: int = 1
+    timeout: float | None = None
+    retries: int | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    def proposer(self, sampling: Mapping[str, Any], stand_in: StandIn | None = None) -> Proposer:
+        if stand_in:
+            return Proposer(stand_in(self.model), name=self.name, samples=self.samples)
+        own = {name: getattr(self, name) for name in _SAMPLING if name in self.model_fields_set}
+        return Proposer(
+            self.model, name=self.name, system=self.system, samples=self.samples, timeout=self.timeout,
+            retries=self.retries, base_url=self.base_url, api_key_env=self.api_key_env, parameters=self.params,
+            **{**sampling, **own},
+        )  # fmt: skip
+
+
+def _as_mapping(given: Any) -> Any:
+    return {"model": given} if isinstance(given, str) else given
+
+
+Model = Annotated[ProposerConfig, BeforeValidator(_as_mapping)]
+
+
+class LayerConfig(_Strict):
+    """One layer's panel, with a policy of its own; a plain list is the same with `proposers` alone."""
+
+    proposers: list[Model]
+    policy: PolicyConfig | None = None
+
+
+def _as_layer(given: Any) -> Any:
+    return {"proposers": given} if isinstance(given, list) else given
+
+
+def _one_or_many(given: Any) -> Literal["panel", "panels"]:
+    layers = isinstance(given, list) and any(
+        isinstance(p, list | LayerConfig) or (isinstance(p, dict) and "proposers" in p) for p in given
+    )
+    return "panels" if layers else "panel"
+
+
+def _as_list(given: Any) -> Any:
+    return given if isinstance(given, list) else [given]
+
+
+def _as_prompt(given: Any) -> Any:
+    return {"text": given} if isinstance(given, str) else given
+
+
+Panel = Annotated[list[Model], Tag("panel")]
+Panels = Annotated[list[Annotated[LayerConfig, BeforeValidator(_as_layer)]], Tag("panels")]
+
+
+class MoAConfig(_Strict):
+    """A mixture, described. `MoAConfig.preset("moa-lite")`, `MoAConfig.from_yaml(path)`, or keywords.
+
+    Raises MoAConfigError naming the file, the key and the valid choices.
+    """
+
+    proposers: Annotated[Panel | Panels, Discriminator(_one_or_many)]
+    aggregator: Annotated[list[Model], BeforeValidator(_as_list)]
+    layers: int | None = None
+    temperature: float | None = 0.7
+    max_tokens: int | None = 2048
+    policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
+    stream_proposers: bool = False
+    description: str = ""
+    retired: str = ""
+    folder: Annotated[Path, Field(exclude=True, strict=False)] = Path()
+    """Where a prompt's `file` is looked for."""
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise MoAConfigError(_said(error, "configuration")) from error
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """A mixture that ships with the package. Raises MoAConfigError for an unknown name."""
+        return cls._parsed(preset_text(name), f"preset {name}", Path())
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """A mixture described in a YAML file. Raises MoAConfigError naming the file and what is wrong in it."""
+        path = Path(path).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise MoAConfigError(f"{path}: cannot be read ({why}); give a YAML file") from error
+        return cls._parsed(text, str(path), path.parent)
+
+    @classmethod
+    def _parsed(cls, text: str, source: str, folder: Path) -> Self:
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            at = f" at line {mark.line + 1}" if mark else ""
+            raise MoAConfigError(f"{source}: not YAML{at}: {getattr(error, 'problem', error)}") from error
+        if not isinstance(data, dict):
+            raise MoAConfigError(f"{source}: a mapping with `proposers` and `aggregator` is needed, not {_kind(data)}")
+        try:
+            return cls.model_validate({**{str(k): v for k, v in data.items()}, "folder": folder})
+        except ValidationError as error:
+            raise MoAConfigError(_said(error, source)) from error
+
+    @property
+    def depth(self) -> int:
+        """The number of layers, counted as the paper counts: the last one is the final model."""
+        if self.layers is not None:
+            return self.layers
+        return len(self.proposers) + 1 if _one_or_many(self.proposers) == "panels" else 3
+
+    def build(self, *, stand_in: StandIn | None = None, **runtime: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """The graph: `create_moa` with what is described here and `checkpointer`, `store`, `cache`, `name`, ...
+
+        `stand_in` makes a runnable of each model's id in place of the model: to draw, or to test, without keys.
+        Raises MoAConfigError as `create_moa` does.
+        """
+        sampling = {name: getattr(self, name) for name in _SAMPLING}
+        described: dict[str, Any] = {
+            "proposers": [self._member(member, sampling, stand_in) for member in self.proposers],
+            "aggregator": [model.proposer(sampling, stand_in) for model in self.aggregator],
+            "layers": self.layers,
+            "policy": self.policy.policy(),
+            "prompt": self._prompt(),
+            "stream_proposers": self.stream_proposers,
+        }
+        return create_moa(**{**described, **runtime})
+
+    def models(self) -> list[Proposer]:
+        """Every model described here, the final ones too, in order."""
+        sampling = {name: getattr(self, name) for name in _SAMPLING}
+        panels = [member.proposers if isinstance(member, LayerConfig) else [member] for member in self.proposers]
+        return [model.proposer(sampling) for group in [*panels, self.aggregator] for model in group]
+
+    @staticmethod
+    def _member(
+        member: ProposerConfig | LayerConfig, sampling: Mapping[str, Any], stand_in: StandIn | None
+    ) -> Proposer | Layer:
+        if isinstance(member, ProposerConfig):
+            return member.proposer(sampling, stand_in)
+        panel = [model.proposer(sampling, stand_in) for model in member.proposers]
+        return Layer(panel, policy=member.policy.policy() if member.policy else None)
+
+    def _prompt(self) -> Prompt:
+        given = self.prompt
+        if given.text is not None and given.file is not None:
+            raise MoAConfigError("prompt: give `text` or `file`, not both")
+        text = given.text
+        if given.file is not None:
+            path = self.folder / Path(given.file).expanduser()
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise MoAConfigError(f"prompt: {path} cannot be read ({error.strerror})") from error
+        # YAML's and an editor's last line break is no part of the prompt: "\n1. …" follows it directly
+        said = AGGREGATE_AND_SYNTHESIZE if text is None else text.rstrip("\n")
+        return Prompt(said, envelope=given.envelope, shuffle=given.shuffle)
+
+
+def presets() -> list[str]:
+    """The names of the presets that ship with the package."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """A preset as the commented YAML it is. Raises MoAConfigError for an unknown name."""
+    if name not in presets():
+        near = difflib.get_close_matches(name, presets(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise MoAConfigError(f"there is no preset {name!r}: {hint}one of {', '.join(presets())}")
+    return _folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _folder() -> Traversable:
+    return files("moa_graph") / "presets"
+
+
+def _kind(value: Any) -> str:
+    return {type(None): "an empty file", list: "a list", str: "a text"}.get(type(value), f"a {type(value).__name__}")
+
+
+def _said(error: ValidationError, source: str) -> str:
+    """The first thing that is wrong, in one line: file, key, why, what would be valid."""
+    first = error.errors(include_url=False)[0]
+    keys = [part for part in first["loc"] if part not in ("panel", "panels")]
+    where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in keys)
+    if first["type"] == "extra_forbidden":
+        valid = _keys_beside(keys)
+        near = difflib.get_close_matches(str(keys[-1]), valid, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{source}: {where}: unknown key; {hint}one of {', '.join(valid)}"
+    if first["type"] == "missing":
+        return f"{source}: {where}: this key is missing"
+    given = first["input"]
+    shown = repr(given) if isinstance(given, str | int | float | bool) else _kind(given)
+    return f"{source}: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {shown}"
+
+
+def _keys_beside(keys: Sequence[Any]) -> list[str]:
+    names = [part for part in keys[:-1] if isinstance(part, str)]
+    kind: type[_Strict] = MoAConfig
+    if names:
+        known: dict[str, type[_Strict]] = {"policy": PolicyConfig, "prompt": PromptConfig}
+        kind = known.get(names[-1], ProposerConfig)
+    return sorted(name for name in kind.model_fields if name != "folder")
