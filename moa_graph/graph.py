@@ -1,7 +1,5 @@
 """`create_layer` and `create_moa`: validation, then the whole topology, readable top to bottom."""
 
-import time
-import uuid
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,12 +10,14 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
+from moa_graph.cache import Answers
+from moa_graph.compiled import CompiledLayer, CompiledMoA
 from moa_graph.errors import MoAConfigError
 from moa_graph.nodes import aggregate, final, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
 from moa_graph.policy import LayerPolicy
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
-from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAState, Run, RunState
+from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
 
 __all__ = ["create_layer", "create_moa"]
 
@@ -43,9 +43,10 @@ def create_layer(
     Raises MoAConfigError when built, QuorumError when run.
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
+    seated = seats(layer, panel, policy or LayerPolicy())
     return _layer(
-        seats(layer, panel, policy or LayerPolicy()), _prompt(prompt), stream_proposers
-    ).compile(checkpointer=checkpointer, store=store, cache=cache, name=name)  # fmt: skip
+        seated, _prompt(prompt), stream_proposers, checkpointer=checkpointer, store=store, cache=cache, name=name
+    )
 
 
 def create_moa(
@@ -79,28 +80,34 @@ def create_moa(
     panels = [seats(i, panel, policy) for i, panel in enumerate(_panels(proposers, layers), 1)]
     last = len(panels) + 1
 
-    moa = StateGraph(RunState, input_schema=MessagesState, output_schema=MoAOutput)
-    for i, panel in enumerate(panels, 1):
-        moa.add_node(f"layer_{i}", _layer(panel, said, stream_proposers).compile(cache=cache, name=f"layer_{i}"))
     finals = _finals(aggregator, last, policy)
-    moa.add_node("final", final(finals, last), metadata=_metadata("final", last, finals[0]))
+
+    moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
+    for i, panel in enumerate(panels, 1):
+        moa.add_node(f"layer_{i}", _layer(panel, said, stream_proposers, cache=cache, name=f"layer_{i}"))
+    moa.add_node("final", final(finals, Answers(cache)), metadata=_metadata("final", last, finals[0]))
 
     steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
     for before, after in pairwise(steps):
         moa.add_edge(before, after)
-    return _each_run_anew(moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name))
+    compiled = moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name)
+    return CompiledMoA(**vars(_each_run_anew(compiled)))
 
 
-def _layer(panel: list[Seat], prompt: Prompt, stream: bool) -> StateGraph[Any, Any, Any, Any]:
-    number, quorum = panel[0].layer, panel[0].policy.quorum
+def _layer(panel: list[Seat], prompt: Prompt, stream: bool, *, cache: BaseCache[Any] | None, **compile_: Any) -> Graph:
+    number, policy = panel[0].layer, panel[0].layer_policy
     layer = StateGraph(LayerState, input_schema=LayerInput, output_schema=LayerOutput)
-    layer.add_node("aggregate", aggregate(number, panel, quorum, prompt), metadata=_metadata("aggregate", number))
+    join = aggregate(number, len(panel), policy.quorum, prompt)
+    layer.add_node("aggregate", join, metadata=_metadata("aggregate", number))
     for seat in panel:
-        layer.add_node(seat.name, propose(seat, stream=stream), metadata=_metadata("proposer", number, seat))
+        node = propose(seat, Answers(cache), stream=stream)
+        layer.add_node(seat.name, node, metadata=_metadata("proposer", number, seat))
         layer.add_edge(START, seat.name)
         layer.add_edge(seat.name, "aggregate")
     layer.add_edge("aggregate", END)
-    return layer
+    compiled = _each_run_anew(layer.compile(cache=cache, **compile_))
+    slots = {seat.name: seat.slot for seat in panel}
+    return CompiledLayer(layer=number, slots=slots, policy=policy, **vars(compiled))
 
 
 def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def _finals(aggregator: ProposerLike | Sequence[ProposerLike], layer: int, polic
             raise MoAConfigError("the aggregator answers once: samples goes with proposers")
         resolved = model.resolve("aggregator" if len(given) == 1 else f"aggregator {slot}")
         own = policy.but(timeout=model.timeout, retries=model.retries)
-        made.append(Seat(layer, slot, model.name or "final", resolved, model.system, own))
+        made.append(Seat(layer, slot, model.name or "final", resolved, model.system, own, policy))
     return made
 
 
@@ -162,9 +169,8 @@ def _each_run_anew(graph: Graph) -> Graph:
     entry = write.writes[0]  # type: ignore[attr-defined]
 
     def mapper(given: Any) -> list[tuple[str, Any]]:
-        run = Run(uuid.uuid4().hex, time.monotonic())
-        return [*(entry.mapper(given) or ()), ("proposals", None), ("synthesis", ""), ("run", run)]
+        fresh = {"proposals": None, "synthesis": "", **dict(entry.mapper(given) or ())}
+        return list(fresh.items())
 
     write.writes = (entry._replace(mapper=mapper), *write.writes[1:])  # type: ignore[attr-defined]
-    graph.stream_channels = list(MoAState.__annotations__)
     return graph

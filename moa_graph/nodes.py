@@ -1,18 +1,19 @@
 """The three nodes of a mixture: propose, aggregate, final."""
 
 import asyncio
-import os
 import time
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
-from langchain_core.messages import AIMessage
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackManager
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
-from moa_graph.errors import FinalError, MoAError, QuorumError, describe
+from moa_graph.cache import Answers
+from moa_graph.compiled import run_of
+from moa_graph.errors import FinalError, MoAError, describe
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
@@ -20,11 +21,11 @@ from moa_graph.receipt import Call, receipt, usage_of
 from moa_graph.retry import Attempts
 from moa_graph.state import Proposal
 from moa_graph.transport import run_sync
+from moa_graph.waiting import KEY, LayerRun, too_few
 
 __all__ = ["Node", "aggregate", "final", "propose"]
 
-State = Any  # LayerState or RunState: LangGraph hands over the node's part of it
-_RESUMED: Final = f"resumed-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+State = Any  # LayerState or MoAState: LangGraph hands over the node's part of it
 
 
 class Node(Runnable[State, dict[str, Any]]):
@@ -41,105 +42,171 @@ class Node(Runnable[State, dict[str, Any]]):
         return run_sync(self._call, input, config or {})
 
 
-def propose(seat: Seat, *, stream: bool) -> Node:
-    """x_i -> A_{i,j}(x_i), as a proposal: what went wrong is told in it, not raised."""
+def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
+    """x_i -> A_{i,j}(x_i), as a proposal. Raises QuorumError once its layer cannot get enough answers."""
 
     async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
+        layer: LayerRun = config["configurable"][KEY]
         messages = x_next(state["messages"], state.get("synthesis", ""), seat.system)
         if not stream:
             config = {**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]}
-        attempts, started = Attempts(seat.policy.retries), time.monotonic()
+        ask = _Asking(seat, answers, config)
         proposal = Proposal(
             layer=seat.layer, slot=seat.slot, proposer=seat.name, model=seat.model.id, status="ok", content="",
-            seconds=0.0, attempts=0, run=_run(state),
+            seconds=0.0, attempts=0, run=run_of(config).id,
         )  # fmt: skip
         try:
-            async with asyncio.timeout(seat.policy.timeout) as limit:
-                message = await attempts.ask(lambda: seat.model.ask(messages, config))
-            proposal |= _answered(message, seat.model.id)
+            async with layer.limit(seat.slot, seat.policy.timeout) as limit:
+                proposal |= _answered(await ask.answer(messages), seat.model.id)
         except GraphBubbleUp:
             raise  # a person is asked something: not a failure
         except Exception as error:
-            timed_out = limit.expired()
-            proposal["status"] = "timeout" if timed_out else "error"
-            why = f"no answer within {seat.policy.timeout:g} s" if timed_out else describe(error)
-            proposal["error"] = f"{why}; before that: {attempts.last}" if timed_out and attempts.last else why
-        proposal |= {"seconds": round(time.monotonic() - started, 3), "attempts": attempts.made}
-        return {"proposals": [proposal]}
+            cut = limit.expired() and layer.was_cut(seat.slot)
+            proposal["status"] = "cut" if cut else "timeout" if limit.expired() else "error"
+            proposal["error"] = f"cut after {ask.seconds:.1f} s" if cut else ask.why(error, limit)
+        proposal |= {"seconds": ask.seconds, "attempts": ask.made, "cached": ask.cached}
+        return {"proposals": [await layer.settle(proposal)]}
 
     return Node(seat.name, call)
 
 
-def _run(state: State) -> str:
-    return run.id if (run := state.get("run")) else _RESUMED
-
-
-def _answered(message: AIMessage, model: str) -> Proposal:
-    metadata = message.response_metadata
-    if not (text := text_of(message)):
-        reason = metadata.get("finish_reason")
-        raise MoAError(f"the answer has no text{f' (finish_reason: {reason})' if reason else ''}")
-    usage = usage_of(message.usage_metadata)
-    return cast("Proposal", {"content": text, "model": _reported(message) or model, "usage": usage})
-
-
-def _reported(message: AIMessage) -> str:
-    metadata = message.response_metadata
-    return str(metadata.get("model_name") or metadata.get("model") or "")
-
-
-def aggregate(layer: int, panel: list[Seat], quorum: int, prompt: Prompt) -> Node:
+def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:
     """A layer's proposals -> ⊕[…]. It calls no model. Raises QuorumError where too few answered."""
 
     async def call(state: State, _: RunnableConfig) -> dict[str, Any]:
         proposals = [p for p in state.get("proposals", ()) if p["layer"] == layer]
         answers = [p["content"] for p in proposals if p["status"] == "ok"]
         if len(answers) < quorum:
-            raise QuorumError(_too_few(layer, len(answers), quorum, len(panel), proposals), proposals)
+            raise too_few(layer, quorum, size, proposals)
         return {"synthesis": prompt.synthesis(answers)}
 
     return Node("aggregate", call)
 
 
-def _too_few(layer: int, got: int, quorum: int, asked: int, proposals: list[Proposal]) -> str:
-    reasons = "; ".join(f"{p['proposer']}: {p.get('error', p['status'])}" for p in proposals if p["status"] != "ok")
-    return f"layer {layer}: {got} of {asked} proposers answered and {quorum} must; {reasons}"
-
-
-def final(seats: list[Seat], layer: int) -> Node:
+def final(seats: Sequence[Seat], answers: Answers) -> Node:
     """x_l -> A_{l,1}(x_l), the mixture's answer, with the receipt of the run in it.
 
-    Raises FinalError, with the proposals, where the model and every fallback of it failed.
+    The next of `seats` is asked when one fails before its first token. Raises FinalError, with the proposals,
+    where none is left.
     """
 
     async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
-        proposals, started = state.get("proposals", []), time.monotonic()
-        failures: list[tuple[str, Exception]] = []
-        run = _run(state)
-        made = 0
+        failures: list[str] = []
+        made, began = 0, time.monotonic()
         for seat in seats:
-            messages = x_next(state["messages"], state.get("synthesis", "") if layer > 1 else "", seat.system)
-            attempts = Attempts(seat.policy.retries)
+            ask = _Asking(seat, answers, config)
             try:
                 async with asyncio.timeout(seat.policy.timeout) as limit:
-                    answer = await attempts.ask(lambda s=seat, m=messages: s.model.ask(m, config))  # type: ignore[misc]
+                    answer = await ask.answer(x_next(state["messages"], state.get("synthesis", ""), seat.system))
             except GraphBubbleUp:
                 raise
             except Exception as error:
-                made += attempts.made
-                why = f"no answer within {seat.policy.timeout:g} s" if limit.expired() else describe(error)
-                failures.append((f"{seat.model.id}: {why}", error))
+                failures.append(f"{seat.model.id}: {ask.why(error, limit)}")
+                made += ask.made
+                if ask.began or seat is seats[-1]:
+                    raise FinalError(
+                        f"the final model failed: {'; '.join(failures)}", state.get("proposals", [])
+                    ) from error
                 continue
-            own = Call(
-                proposer="final", model=_reported(answer) or seat.model.id, status="ok", cached=False, resumed=False,
-                seconds=round(time.monotonic() - started, 3), attempts=made + attempts.made,
-                usage=usage_of(answer.usage_metadata),
-            )  # fmt: skip
-            if failures:
-                own["error"] = "; ".join(why for why, _ in failures)
-            wall = round(time.monotonic() - state["run"].started, 3) if state.get("run") else None
-            metadata = {**answer.response_metadata, "moa": receipt(proposals, own, run, wall)}
-            return {"messages": [answer.model_copy(update={"response_metadata": metadata})]}
-        raise FinalError(f"the final model failed: {'; '.join(w for w, _ in failures)}", proposals) from failures[-1][1]
+            call = _final_call(seat, answer, ask, failures, made)
+            call["seconds"] = round(time.monotonic() - began, 3)
+            return {"messages": [_with_receipt(answer, state.get("proposals", []), call, config)]}
+        raise AssertionError("a mixture has a final model")
 
     return Node("final", call)
+
+
+class _FirstToken(AsyncCallbackHandler):
+    """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
+
+    began = False
+
+    async def on_llm_new_token(self, token: str | list[Any], **_: Any) -> None:
+        self.began = self.began or bool(token)
+
+
+class _Asking:
+    """One seat is asked: from the cache, else the model, in its turn, with further attempts where they may help."""
+
+    def __init__(self, seat: Seat, answers: Answers, config: RunnableConfig) -> None:
+        self._seat, self._answers = seat, answers
+        self._first = _FirstToken()
+        hidden = TAG_NOSTREAM in (config.get("tags") or ())
+        self._config = config if hidden else _heard_by(self._first, config)
+        self._attempts = Attempts(seat.policy.retries, lambda: not self.began)
+        self._started = time.monotonic()
+        self.cached = False
+
+    @property
+    def began(self) -> bool:
+        """Whether the answer has begun to stream."""
+        return self._first.began
+
+    @property
+    def made(self) -> int:
+        """Requests made."""
+        return self._attempts.made
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def why(self, error: Exception, limit: asyncio.Timeout) -> str:
+        """What went wrong, in one line."""
+        if not limit.expired():
+            return describe(error)
+        before = f"; before that: {self._attempts.last}" if self._attempts.last else ""
+        return f"no answer within {self._seat.policy.timeout:g} s{before}"
+
+    async def answer(self, messages: list[BaseMessage]) -> AIMessage:
+        if (kept := await self._answers.find(self._seat, messages)) is not None:
+            self.cached = True
+            return kept
+        answer = await self._attempts.ask(lambda: self._ask(messages))
+        await self._answers.keep(self._seat, messages, answer)
+        return answer
+
+    async def _ask(self, messages: list[BaseMessage]) -> AIMessage:
+        async with self._seat.policy.turn():
+            return await self._seat.model.ask(messages, self._config)
+
+
+def _heard_by(handler: AsyncCallbackHandler, config: RunnableConfig) -> RunnableConfig:
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        callbacks.add_handler(handler)
+        return {**config, "callbacks": callbacks}
+    return {**config, "callbacks": [*(callbacks or ()), handler]}
+
+
+def _answered(message: AIMessage, model: str) -> Proposal:
+    if not (text := text_of(message)):
+        reason = message.response_metadata.get("finish_reason")
+        raise MoAError(f"the answer has no text{f' (finish_reason: {reason})' if reason else ''}")
+    return cast("Proposal", {"content": text, "model": _model_of(message, model), "usage": _usage(message)})
+
+
+def _model_of(message: AIMessage, asked: str) -> str:
+    metadata = message.response_metadata
+    return str(metadata.get("model_name") or metadata.get("model") or asked)
+
+
+def _usage(message: AIMessage) -> dict[str, int]:
+    return usage_of(message.usage_metadata)
+
+
+def _final_call(seat: Seat, answer: AIMessage, ask: _Asking, failures: list[str], made: int) -> Call:
+    call = Call(
+        proposer="final", model=_model_of(answer, seat.model.id), status="ok", seconds=ask.seconds,
+        attempts=made + ask.made, usage=_usage(answer), cached=ask.cached, resumed=False,
+    )  # fmt: skip
+    if failures:
+        call["error"] = "; ".join(failures)
+    return call
+
+
+def _with_receipt(answer: AIMessage, proposals: Sequence[Proposal], call: Call, config: RunnableConfig) -> AIMessage:
+    run = run_of(config)
+    moa = receipt(proposals, call, run.id, round(time.monotonic() - run.started, 3))
+    return answer.model_copy(update={"response_metadata": {**answer.response_metadata, "moa": moa}})

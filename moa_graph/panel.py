@@ -78,6 +78,8 @@ class Seat:
     model: Model
     system: str | None
     policy: LayerPolicy
+    """Its own: the layer's, with the proposer's own timeout and retries."""
+    layer_policy: LayerPolicy
 
 
 def seats(layer: int, panel: Layer, policy: LayerPolicy) -> list[Seat]:
@@ -93,7 +95,7 @@ def seats(layer: int, panel: Layer, policy: LayerPolicy) -> list[Seat]:
         resolved[id(proposer)] = proposer.resolve(f"{where}, proposer {k} ({proposer.name or _said(proposer.model)})")
     names = _names(repeated, resolved, where)
     return [
-        Seat(layer, slot, name, resolved[id(p)], p.system, policy.but(timeout=p.timeout, retries=p.retries))
+        Seat(layer, slot, name, resolved[id(p)], p.system, policy.but(timeout=p.timeout, retries=p.retries), policy)
         for slot, (name, p) in enumerate(zip(names, repeated, strict=True), 1)
     ]
 

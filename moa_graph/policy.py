@@ -1,9 +1,11 @@
-"""How a layer waits for its proposers."""
+"""What a layer asks of its panel, and how long it waits."""
 
 import math
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 from moa_graph.errors import MoAConfigError
+from moa_graph.limit import Limiter
 
 __all__ = ["LayerPolicy"]
 
@@ -16,7 +18,8 @@ class LayerPolicy:
     timeout: seconds for one proposer, all its attempts together; `None`: no limit.
     grace: once the quorum has answered, seconds the others get before they are cut; `None`: wait for all.
     retries: further attempts after a transient failure (rate limit, connection, timeout, 5xx).
-    max_concurrency: calls in flight at once; `None`: no limit.
+    max_concurrency: calls in flight at once, over all layers, runs and threads of the process that share this
+    policy (the final model's too); `None`: no limit.
 
     Raises MoAConfigError for a value out of range.
     """
@@ -26,6 +29,7 @@ class LayerPolicy:
     grace: float | None = None
     retries: int = 2
     max_concurrency: int | None = None
+    _limiter: Limiter | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _whole("quorum", self.quorum, 1)
@@ -34,6 +38,12 @@ class LayerPolicy:
         _whole("retries", self.retries, 0)
         if self.max_concurrency is not None:
             _whole("max_concurrency", self.max_concurrency, 1)
+            if self._limiter is None or self._limiter.size != self.max_concurrency:
+                object.__setattr__(self, "_limiter", Limiter(self.max_concurrency))
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Held while a call is in flight: waits for its turn where `max_concurrency` is set."""
+        return self._limiter if self._limiter and self.max_concurrency else nullcontext()
 
     def check_panel(self, size: int, where: str) -> "LayerPolicy":
         """This policy, if a panel of `size` can meet its quorum; else MoAConfigError."""

@@ -21,20 +21,20 @@ _PERMANENT_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached"}
 class Attempts:
     """One call and its further attempts: `made` counts requests, `last` is the last failure's description."""
 
-    def __init__(self, retries: int) -> None:
-        self._retries = retries
+    def __init__(self, retries: int, may_again: Callable[[], bool] = lambda: True) -> None:
+        self._retries, self._may_again = retries, may_again
         self.made = 0
         self.last = ""
 
     async def ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """What `call` gives; after a transient failure it is called again, at most `retries` times."""
+        """What `call` gives; after a transient failure it is called again, at most `retries` times, while it may."""
         while True:
             self.made += 1
             try:
                 return await call()
             except Exception as error:
                 self.last = describe(error)
-                if self.made > self._retries or not transient(error):
+                if self.made > self._retries or not (transient(error) and self._may_again()):
                     raise
                 await asyncio.sleep(_wait(error, self.made))
 

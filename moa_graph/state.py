@@ -1,9 +1,8 @@
 """What flows along the edges: plain, serialisable values (DESIGN: a checkpoint must be able to hold them)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-from langgraph.channels import UntrackedValue
 from langgraph.graph import MessagesState
 from typing_extensions import TypedDict
 
@@ -14,8 +13,6 @@ __all__ = [
     "MoAOutput",
     "MoAState",
     "Proposal",
-    "Run",
-    "RunState",
     "merge_proposals",
 ]
 
@@ -74,22 +71,8 @@ class MoAOutput(MessagesState, total=False):
     proposals: Annotated[list[Proposal], merge_proposals]
 
 
-class Run(NamedTuple):
-    """Which run this is, and since when (`time.monotonic()`). Never checkpointed: a resumed run has none."""
-
-    id: str
-    started: float
-
-
-class RunState(MoAState, total=False):
-    """A mixture's state and the run's own mark."""
-
-    run: Annotated[Run, UntrackedValue]
-
-
 class LayerInput(MessagesState, total=False):
     synthesis: str
-    run: Annotated[Run, UntrackedValue]
 
 
 class LayerState(MessagesState, total=False):
@@ -97,7 +80,6 @@ class LayerState(MessagesState, total=False):
 
     proposals: Annotated[list[Proposal], merge_proposals]
     synthesis: str
-    run: Annotated[Run, UntrackedValue]
 
 
 class LayerOutput(TypedDict, total=False):

@@ -1,0 +1,50 @@
+"""Answers kept in a LangGraph cache: one entry per prompt, model, sampling parameters and slot."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langgraph.cache.base import BaseCache
+
+from moa_graph.panel import Seat
+
+__all__ = ["Answers"]
+
+_NAMESPACE: Final = ("moa_graph", "answers")
+
+
+class Answers:
+    """The answers in `cache`; without one, nothing is found and nothing kept.
+
+    Only what a model answered is kept, never a failure. The slot is part of the key, so that the samples of one
+    proposer stay different answers; message ids are not, so that the same question is found again.
+    """
+
+    def __init__(self, cache: BaseCache[Any] | None) -> None:
+        self._cache = cache
+
+    async def find(self, seat: Seat, messages: Sequence[BaseMessage]) -> AIMessage | None:
+        """What `seat` answered to `messages` before, if it did."""
+        if self._cache is None:
+            return None
+        key = (_NAMESPACE, _key(seat, messages))
+        if (kept := (await self._cache.aget([key])).get(key)) is None:
+            return None
+        return AIMessage(kept["text"], response_metadata={"model_name": kept["model"]}, usage_metadata=kept["usage"])
+
+    async def keep(self, seat: Seat, messages: Sequence[BaseMessage], answer: AIMessage) -> None:
+        """Keep an answer that is text alone."""
+        if self._cache is None or answer.tool_calls or not isinstance(answer.content, str):
+            return
+        metadata = answer.response_metadata
+        model = metadata.get("model_name") or metadata.get("model") or seat.model.id
+        kept = {"text": answer.content, "model": model, "usage": answer.usage_metadata}
+        await self._cache.aset({(_NAMESPACE, _key(seat, messages)): (kept, None)})
+
+
+def _key(seat: Seat, messages: Sequence[BaseMessage]) -> str:
+    said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
+    whole = [said, seat.model.id, dict(seat.model.parameters), seat.layer, seat.slot]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()

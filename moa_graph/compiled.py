@@ -1,0 +1,81 @@
+"""Compiled graphs that know when a run begins: of a layer, and of a mixture."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph.state import CompiledStateGraph
+
+from moa_graph.policy import LayerPolicy
+from moa_graph.state import Proposal
+from moa_graph.waiting import KEY, LayerRun
+
+__all__ = ["CompiledLayer", "CompiledMoA", "Run", "run_of"]
+
+_RUN: Final = "__moa_run"
+_SPARE_THREADS: Final = 8  # LangGraph's own work in a layer: streaming, checkpoints
+Config = RunnableConfig | None
+
+
+class Run(NamedTuple):
+    """Which run this is, and since when (`time.monotonic()`). A resumed thread is another run."""
+
+    id: str
+    started: float
+
+
+def run_of(config: RunnableConfig) -> Run:
+    """The run that a node is part of."""
+    return config["configurable"][_RUN]  # type: ignore[no-any-return]
+
+
+class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
+    """Every entry point of a compiled graph goes through `stream` or `astream`: there a run begins."""
+
+    def stream(self, input: Any, config: Config = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        return super().stream(input, self._begin(config or {}, sync=True), **kwargs)
+
+    def astream(self, input: Any, config: Config = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
+        return super().astream(input, self._begin(config or {}, sync=False), **kwargs)
+
+    def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
+        raise NotImplementedError
+
+
+class CompiledMoA(_Compiled):
+    def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
+        return _with(config, {_RUN: Run(uuid.uuid4().hex, time.monotonic())})
+
+
+class CompiledLayer(_Compiled):
+    """A layer. Its proposers wait for each other, so each must have begun: its own limits count, not LangGraph's."""
+
+    def __init__(self, *, layer: int, slots: Mapping[str, int], policy: LayerPolicy, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.layer, self.slots, self.policy = layer, slots, policy
+
+    def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
+        run = LayerRun(self.layer, len(self.slots), self.policy, lambda: self._earlier(config, sync))
+        own: dict[str, Any] = {KEY: run}
+        if _RUN not in config.get("configurable", {}):
+            own[_RUN] = Run(uuid.uuid4().hex, time.monotonic())
+        return {**_with(config, own), "max_concurrency": len(self.slots) + _SPARE_THREADS}
+
+    async def _earlier(self, config: RunnableConfig, sync: bool) -> dict[int, Proposal]:
+        """What this layer's proposers had answered before it was interrupted, by slot."""
+        if "thread_id" not in config.get("configurable", {}):
+            return {}
+        get: Callable[..., Any] = self.get_state
+        try:
+            state = await asyncio.to_thread(get, config) if sync else await self.aget_state(config)
+        except ValueError:
+            return {}  # no checkpointer: nothing can have been kept
+        done = [task for task in state.tasks if task.name in self.slots and task.result]
+        return {p["slot"]: p for task in done for p in (task.result or {}).get("proposals") or ()}
+
+
+def _with(config: RunnableConfig, own: Mapping[str, Any]) -> RunnableConfig:
+    return {**config, "configurable": {**config.get("configurable", {}), **own}}

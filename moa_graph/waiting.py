@@ -1,0 +1,133 @@
+"""How one run of a layer waits: for its quorum, for the grace after it, and until it is known to be impossible.
+
+A superstep ends with its slowest node, and a node that raises cancels its siblings. So each proposer's node
+waits here: an answer is returned at once; a failure is returned once the quorum is met, and raised, by every
+proposer that failed, once it cannot be. What was answered is checkpointed by then, and a resumed thread asks
+only those that raised.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from moa_graph.errors import QuorumError
+from moa_graph.policy import LayerPolicy
+from moa_graph.state import Proposal
+
+__all__ = ["KEY", "LayerRun", "too_few"]
+
+KEY: Final = "__moa_layer_run"
+"""Where a layer's run stands in `config["configurable"]`."""
+
+_ARRIVE: Final = 5.0  # seconds in which every proposer of a layer has begun, however busy the machine
+
+
+class LayerRun:
+    """Shared by the proposers of one layer in one run; all of them on one event loop.
+
+    `earlier` tells what an interrupted run of this layer had finished: a resumed layer does not ask those again.
+    """
+
+    def __init__(
+        self, layer: int, size: int, policy: LayerPolicy, earlier: Callable[[], Awaitable[Mapping[int, Proposal]]]
+    ) -> None:
+        self._layer, self._size, self._policy = layer, size, policy
+        self._ask_earlier = earlier
+        self._earlier: Mapping[int, Proposal] | None = None
+        self._limits: dict[int, asyncio.Timeout] = {}
+        self._outcomes: dict[int, Proposal] = {}
+        self._arrived: set[int] = set()
+        self._answered: set[asyncio.Task[object]] = set()
+        self._news = asyncio.Condition()
+        self._cut_at: float | None = None
+
+    def limit(self, slot: int, timeout: float | None) -> asyncio.Timeout:
+        """The time `slot` has: its own timeout, or what is left of the grace, whichever ends first."""
+        loop = asyncio.get_running_loop()
+        ends = [at for at in (self._cut_at, loop.time() + timeout if timeout else None) if at is not None]
+        self._arrived.add(slot)
+        limit = self._limits[slot] = asyncio.timeout_at(min(ends) if ends else None)
+        return limit
+
+    def was_cut(self, slot: int) -> bool:
+        """Whether it was the grace's end, not its own timeout, that ended `slot`'s time."""
+        return self._cut_at is not None and self._limits[slot].when() == self._cut_at
+
+    async def settle(self, proposal: Proposal) -> Proposal:
+        """Take in an outcome, and give it back when the layer may go on. Raises QuorumError."""
+        slot = proposal["slot"]
+        self._outcomes[slot] = proposal
+        await self._know_earlier()
+        if proposal["status"] == "ok":
+            if task := asyncio.current_task():
+                self._answered.add(task)
+            if self._count() >= self._policy.quorum and self._policy.grace is not None:
+                self._cut(asyncio.get_running_loop().time() + self._policy.grace)
+            await self._tell()
+            return proposal
+        await self._tell()
+        await self._decided()
+        if self._met():
+            return proposal
+        await self._give_up()
+        raise self._error()
+
+    async def _decided(self) -> None:
+        """Wait until the quorum is met or cannot be. Each proposer still answering is bounded by its own time."""
+        while not (self._met() or self._impossible()):
+            try:
+                async with asyncio.timeout(_ARRIVE), self._news:
+                    await self._news.wait()
+            except TimeoutError:
+                if self._arrived <= self._outcomes.keys():
+                    return  # whoever is missing was never started, and never will be
+
+    def _count(self) -> int:
+        return sum(p["status"] == "ok" for p in self._known().values())
+
+    def _met(self) -> bool:
+        return self._count() >= self._policy.quorum
+
+    def _impossible(self) -> bool:
+        failed = sum(p["status"] != "ok" for p in self._known().values())
+        return self._size - failed < self._policy.quorum
+
+    def _known(self) -> dict[int, Proposal]:
+        return {**(self._earlier or {}), **self._outcomes}
+
+    async def _know_earlier(self) -> None:
+        if self._earlier is None and len(self._arrived) < self._size:
+            self._earlier = {}  # asked once, by the first who has an outcome
+            self._earlier = {slot: p for slot, p in (await self._ask_earlier()).items() if slot not in self._arrived}
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    def _cut(self, at: float) -> None:
+        """Let nobody still answering go on beyond `at` (the event loop's time)."""
+        if self._cut_at is None or at < self._cut_at:
+            self._cut_at = at
+        for slot, limit in self._limits.items():
+            if slot not in self._outcomes and not limit.expired() and (limit.when() or at) >= at:
+                limit.reschedule(at)
+
+    async def _give_up(self) -> None:
+        """The quorum cannot be met: cut whoever is still answering, and wait until what was answered is kept."""
+        self._cut(asyncio.get_running_loop().time())
+        async with self._news:
+            await self._news.wait_for(lambda: self._arrived <= self._outcomes.keys())
+        if others := self._answered - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+    def _error(self) -> QuorumError:
+        known = self._known()
+        proposals = [known[slot] for slot in sorted(known)]
+        return too_few(self._layer, self._policy.quorum, self._size, proposals)
+
+
+def too_few(layer: int, quorum: int, asked: int, proposals: list[Proposal]) -> QuorumError:
+    """The error of a layer in which too few answered: names each that failed, and why."""
+    got = sum(p["status"] == "ok" for p in proposals)
+    why = "; ".join(f"{p['proposer']}: {p.get('error', p['status'])}" for p in proposals if p["status"] != "ok")
+    return QuorumError(f"layer {layer}: {got} of {asked} proposers answered and {quorum} must; {why}", proposals)

@@ -1,0 +1,38 @@
+"""What every test may use, and what none may: a provider's key of whoever runs them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import certifi
+import pytest
+
+from tests.server import RecordingServer
+
+NOT_OURS = ("_API_KEY", "_API_TOKEN", "_BASE_URL", "_API_BASE", "_PROXY")
+TRACING = ("LANGSMITH_", "LANGCHAIN_")
+
+
+@pytest.fixture(autouse=True)
+def no_provider_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the keys, endpoints, proxies and tracing of whoever runs the tests out of the environment."""
+    for name in os.environ:
+        if name.upper().endswith(NOT_OURS) or name.startswith(TRACING):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust one authority, not all: no test uses TLS, and each HTTP client takes 0.1 s to load them."""
+    end = "-----END CERTIFICATE-----\n"
+    bundle = tmp_path_factory.mktemp("tls") / "one.pem"
+    bundle.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(bundle))
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[RecordingServer]:
+    with RecordingServer() as server:
+        yield server
