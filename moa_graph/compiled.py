@@ -58,7 +58,9 @@ class CompiledLayer(_Compiled):
         self.layer, self.slots, self.policy = layer, slots, policy
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        run = LayerRun(self.layer, len(self.slots), self.policy, lambda: self._earlier(config, sync))
+        run = LayerRun(
+            self.layer, len(self.slots), self.policy, lambda: self._earlier(config, sync), config.get("max_concurrency")
+        )
         own: dict[str, Any] = {KEY: run}
         if _RUN not in config.get("configurable", {}):
             own[_RUN] = Run(uuid.uuid4().hex, time.monotonic())

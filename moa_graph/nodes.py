@@ -56,7 +56,7 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
             seconds=0.0, attempts=0, run=run_of(config).id,
         )  # fmt: skip
         try:
-            async with layer.limit(seat.slot, seat.policy.timeout) as limit:
+            async with layer.limit(seat.slot) as limit, layer.turn(seat.slot, seat.policy):
                 proposal |= _answered(await ask.answer(messages), seat.model.id)
         except GraphBubbleUp:
             raise  # a person is asked something: not a failure
@@ -96,7 +96,7 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
         for seat in seats:
             ask = _Asking(seat, answers, config)
             try:
-                async with asyncio.timeout(seat.policy.timeout) as limit:
+                async with seat.policy.turn(), asyncio.timeout(seat.policy.timeout) as limit:
                     answer = await ask.answer(x_next(state["messages"], state.get("synthesis", ""), seat.system))
             except GraphBubbleUp:
                 raise
@@ -159,16 +159,13 @@ class _Asking:
         return f"no answer within {self._seat.policy.timeout:g} s{before}"
 
     async def answer(self, messages: list[BaseMessage]) -> AIMessage:
+        self._started = time.monotonic()
         if (kept := await self._answers.find(self._seat, messages)) is not None:
             self.cached = True
             return kept
-        answer = await self._attempts.ask(lambda: self._ask(messages))
+        answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         await self._answers.keep(self._seat, messages, answer)
         return answer
-
-    async def _ask(self, messages: list[BaseMessage]) -> AIMessage:
-        async with self._seat.policy.turn():
-            return await self._seat.model.ask(messages, self._config)
 
 
 def _heard_by(handler: AsyncCallbackHandler, config: RunnableConfig) -> RunnableConfig:

@@ -7,7 +7,8 @@ only those that raised.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from moa_graph.errors import QuorumError
@@ -29,9 +30,15 @@ class LayerRun:
     """
 
     def __init__(
-        self, layer: int, size: int, policy: LayerPolicy, earlier: Callable[[], Awaitable[Mapping[int, Proposal]]]
+        self,
+        layer: int,
+        size: int,
+        policy: LayerPolicy,
+        earlier: Callable[[], Awaitable[Mapping[int, Proposal]]],
+        at_once: int | None = None,
     ) -> None:
         self._layer, self._size, self._policy = layer, size, policy
+        self._turns = asyncio.Semaphore(at_once or size)
         self._ask_earlier = earlier
         self._earlier: Mapping[int, Proposal] | None = None
         self._limits: dict[int, asyncio.Timeout] = {}
@@ -41,13 +48,21 @@ class LayerRun:
         self._news = asyncio.Condition()
         self._cut_at: float | None = None
 
-    def limit(self, slot: int, timeout: float | None) -> asyncio.Timeout:
-        """The time `slot` has: its own timeout, or what is left of the grace, whichever ends first."""
-        loop = asyncio.get_running_loop()
-        ends = [at for at in (self._cut_at, loop.time() + timeout if timeout else None) if at is not None]
+    def limit(self, slot: int) -> asyncio.Timeout:
+        """The time `slot` has, its place in a queue included: until the grace ends."""
         self._arrived.add(slot)
-        limit = self._limits[slot] = asyncio.timeout_at(min(ends) if ends else None)
+        limit = self._limits[slot] = asyncio.timeout_at(self._cut_at)
         return limit
+
+    @asynccontextmanager
+    async def turn(self, slot: int, policy: LayerPolicy) -> AsyncIterator[None]:
+        """Wait for `slot`'s turn to ask; its own timeout runs from then on."""
+        async with self._turns, policy.turn():
+            limit = self._limits[slot]
+            if policy.timeout is not None and not limit.expired():
+                ends = asyncio.get_running_loop().time() + policy.timeout
+                limit.reschedule(ends if (at := limit.when()) is None else min(ends, at))
+            yield
 
     def was_cut(self, slot: int) -> bool:
         """Whether it was the grace's end, not its own timeout, that ended `slot`'s time."""

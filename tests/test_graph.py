@@ -54,10 +54,10 @@ def texts(messages: list[BaseMessage]) -> list[str]:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_the_picture_shows_each_proposer_of_each_layer(layers: int) -> None:
-    """Nodes are layer_i, each with its proposers and `aggregate`, then `final`: nothing else, in a line."""
+    """Nodes are layer_i, each with its start, its proposers and `aggregate`, then `final`: nothing else, in a line."""
     moa = moa_of(layers)
     drawn = moa.get_graph(xray=True)
-    inner = {f"layer_{i}:{name}" for i in range(1, layers) for name in ("a", "b", "aggregate")}
+    inner = {f"layer_{i}:{name}" for i in range(1, layers) for name in ("__start__", "a", "b", "aggregate")}
     assert set(drawn.nodes) == {"__start__", *inner, "final", "__end__"}
     steps = ["__start__", *(f"layer_{i}" for i in range(1, layers)), "final", "__end__"]
     edges = [(edge.source, edge.target) for edge in moa.get_graph().edges]
@@ -146,8 +146,7 @@ def test_proposers_of_a_layer_answer_at_the_same_time() -> None:
 async def test_a_quorum_missed_names_the_culprits(layer: int) -> None:
     """QuorumError says which layer, who failed and why, and holds the proposals; the final model is not asked."""
     final = model("c")
-    good = "It is b."
-    failing = model("b", *[good] * (layer - 1), bad_request())
+    failing = model("b", *["It is b."] * (layer - 1), Answer(error=bad_request(), latency=0.1))
     moa = create_moa([model("a"), failing], final, 3, policy=LayerPolicy(quorum=2))
     with pytest.raises(QuorumError, match=rf"layer {layer}: 1 of 2 .* 2 must; b: .*bad request") as caught:
         await moa.ainvoke(ASK)
@@ -219,7 +218,7 @@ async def test_resuming_asks_only_those_that_did_not_answer() -> None:
 
 async def test_resuming_after_a_missed_quorum_asks_the_missing() -> None:
     """A layer that missed its quorum asks, when resumed, only the proposers that did not answer."""
-    good, bad = model("a"), model("b", bad_request(), "It is b.")
+    good, bad = model("a"), model("b", Answer(error=bad_request(), latency=0.1), "It is b.")
     moa = create_moa([good, bad], model("c"), 2, policy=LayerPolicy(quorum=2), checkpointer=InMemorySaver())
     with pytest.raises(QuorumError):
         await moa.ainvoke(ASK, THREAD)
