@@ -1,5 +1,6 @@
 """`"provider:model"` -> a chat model, and one way to ask whatever the user gave us."""
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -7,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
-from moa_graph.transport import on_this_loop
+from moa_graph.transport import shared
 
-__all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "resolve", "text_of"]
+__all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "rate_limiter", "resolve", "text_of"]
 
 ModelLike = str | Runnable[Any, Any]
 
@@ -64,9 +66,8 @@ class Model:
 
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
-        runnable = await on_this_loop(self.runnable)
         given = {"messages": list(messages)} if self.takes_state else list(messages)
-        return _answer(await runnable.ainvoke(given, config), self.id)
+        return _answer(await self.runnable.ainvoke(given, config), self.id)
 
 
 def _answer(output: Any, model: str) -> AIMessage:
@@ -122,7 +123,7 @@ def resolve(
     if isinstance(model, str):
         chosen = {**DEFAULTS, **(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET}}
         wanted = {name: value for name, value in chosen.items() if value is not None}
-        if temperature is UNSET and _thinks(model, wanted):
+        if temperature is UNSET and "temperature" not in (parameters or {}) and _thinks(model, wanted):
             wanted.pop("temperature", None)
         return _from_string(model.strip(), where, base_url, api_key_env, wanted)
     if not isinstance(model, Runnable):
@@ -132,12 +133,9 @@ def resolve(
     if base_url or api_key_env:
         raise MoAConfigError(f"{where}: base_url and api_key_env go with a model string; this is an object already")
     bound = {**(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET and v is not None}}
-    return Model(
-        _id_of(model),
-        model.bind(**bound) if bound else model,
-        takes_state=_takes_state(model),
-        parameters=bound,
-    )
+    usable = shared(model)
+    runnable = usable.bind(**bound) if bound else usable
+    return Model(_id_of(model), runnable, takes_state=_takes_state(model), parameters=bound)
 
 
 def _thinks(model: str, parameters: Mapping[str, Any]) -> bool:
@@ -153,14 +151,23 @@ def _from_string(
     if provider == "local":
         from moa_graph import local
 
-        return Model(model, local.chat_model(name or local.DEFAULT_MODEL, **parameters), parameters=parameters)
+        return Model(model, shared(local.chat_model(name or local.DEFAULT_MODEL, **parameters)), parameters=parameters)
     if not name or provider not in providers():
         raise MoAConfigError(
             f"{where}: {model!r} does not begin with a known provider; write it as provider:model with one of "
             f"{', '.join(providers())}"
         )
     connection = _connection(provider, where, base_url, api_key_env)
-    return Model(model, _init(provider, name, where, {**parameters, **connection}), parameters=parameters)
+    known = {k: v for k, v in parameters.items() if k != "rate_limiter"} | ({"base_url": base_url} if base_url else {})
+    return Model(model, _init(provider, name, where, {**parameters, **connection}), parameters=known)
+
+
+@functools.cache
+def rate_limiter(provider: str, per_second: float) -> BaseRateLimiter:
+    """The one limiter that all models of `provider` in this process share: `per_second` requests, evenly spaced."""
+    from langchain_core.rate_limiters import InMemoryRateLimiter
+
+    return InMemoryRateLimiter(requests_per_second=per_second, check_every_n_seconds=0.02, max_bucket_size=1)
 
 
 def _connection(provider: str, where: str, base_url: str | None, api_key_env: str | None) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def _init(provider: str, name: str, where: str, keywords: dict[str, Any]) -> Run
     from langchain.chat_models import init_chat_model
 
     try:
-        return cast("Runnable[Any, Any]", init_chat_model(name, model_provider=provider, **keywords))
+        return shared(cast("Runnable[Any, Any]", init_chat_model(name, model_provider=provider, **keywords)))
     except ImportError as error:
         package = clean(str(error)).partition("pip install ")[2].strip("`. ") or f"langchain-{provider}"
         raise MoAConfigError(f'{where}: {provider} needs a package: pip install "{package}"') from error

@@ -1,28 +1,32 @@
 """What belongs to an event loop: the loop behind the sync entry points, and each loop's HTTP connections.
 
-An OpenAI client keeps connections, and a connection belongs to the loop that opened it; so a chat model that
-is used from several loops ("Event loop is closed") is given, per loop, a copy that shares all but the client.
+An OpenAI client keeps connections, and a connection belongs to the loop that opened it: used from several loops,
+the client fails with "Event loop is closed". So every model on such a client gets one that we share: it keeps
+one set of connections per event loop, on aiohttp, and closes them with the loop.
 """
 
 import asyncio
 import atexit
+import functools
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
+from langgraph.pregel import Pregel
 
-__all__ = ["on_this_loop", "run_sync"]
-
-_THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
+__all__ = ["run_sync", "shared"]
 
 _T = TypeVar("_T")
+_THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
+
 _lock = threading.Lock()
 _stack = ExitStack()
 _portal: BlockingPortal | None = None
@@ -47,62 +51,48 @@ async def _widen() -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "moa-graph"))
 
 
-class _Loop:
-    """What one event loop owns: its HTTP client, closed with it, and its copies of models."""
+def shared(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """`model`, or a copy of it, that any event loop and thread may use; a client the user made is left alone.
 
-    def __init__(self) -> None:
-        self._http: Any = None
-        self._closing: AsyncIterator[None] | None = None
-        self._copies: dict[int, tuple[weakref.ref[Any], Any]] = {}
-
-    async def copy(self, model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-        """This loop's copy of `model`: the same object where nothing in it belongs to a loop."""
-        key = id(model)
-        if key not in self._copies:
-            made = await self._rebuilt(model)
-            gone = weakref.ref(model, lambda _: self._copies.pop(key, None) and None)
-            self._copies[key] = (gone, None if made is model else made)  # None: no loop's; and no cycle here
-        return self._copies[key][1] or model
-
-    async def _rebuilt(self, model: Any) -> Any:
-        if isinstance(model, BaseChatModel):
-            return await self._with_own_client(model) if _has_openai_client(model) else model
-        changed = {}
-        for name, value in _parts(model):
-            new = [await self._rebuilt(v) for v in value] if isinstance(value, list) else await self._rebuilt(value)
-            if any(a is not b for a, b in zip(_listed(new), _listed(value), strict=True)):
-                changed[name] = new
-        return model.model_copy(update=changed) if changed else model
-
-    async def _with_own_client(self, model: Any) -> Any:
-        if model.http_async_client is not None:
-            return model  # the user's own transport: how it is shared is the user's choice
-        client = model.root_async_client.with_options(http_client=await self._client(), max_retries=0)
-        update = {"root_async_client": client, "async_client": client.chat.completions}
-        if not model.stream_usage:
-            update["stream_usage"] = True
-        return model.model_copy(update=update)
-
-    async def _client(self) -> Any:
-        if self._http is None:
-            from openai import DefaultAioHttpClient
-
-            self._http = DefaultAioHttpClient()
-            # asyncio closes a loop's async generators before the loop: that is our place to close the client
-            self._closing = _close_with_loop(self._http)
-            await anext(self._closing)
-        return self._http
+    The models inside a graph cannot be copied: they are given the shared client where they stand.
+    """
+    if isinstance(model, Pregel):
+        for inner in _models_in(model):
+            _clients(inner, lambda client: setattr(client, "_client", _client()))
+        return model
+    return _copy(model)  # type: ignore[no-any-return]
 
 
-async def _close_with_loop(client: Any) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await client.aclose()
+def _copy(runnable: Any) -> Any:
+    """A copy in which every model on an OpenAI client has the shared one; the same object where there is none."""
+    if isinstance(runnable, BaseChatModel):
+        return _copy_of_model(runnable) if _has_default_client(runnable) else runnable
+    if isinstance(runnable, Pregel):
+        return shared(runnable)
+    changed = {}
+    for name, value in _parts(runnable):
+        new = [_copy(v) for v in value] if isinstance(value, list) else _copy(value)
+        if any(a is not b for a, b in zip(_listed(new), _listed(value), strict=True)):
+            changed[name] = new
+    return runnable.model_copy(update=changed) if changed else runnable
 
 
-def _has_openai_client(model: BaseChatModel) -> bool:
-    return getattr(model, "root_async_client", None) is not None and hasattr(model, "http_async_client")
+def _copy_of_model(model: Any) -> Any:
+    # our retries are the only ones, and usage is always reported
+    client = model.root_async_client.with_options(http_client=_client(), max_retries=0)
+    update = {"root_async_client": client, "async_client": client.chat.completions}
+    if model.stream_usage is None:
+        update["stream_usage"] = True
+    return model.model_copy(update=update)
+
+
+def _has_default_client(model: Any) -> bool:
+    return getattr(model, "root_async_client", None) is not None and getattr(model, "http_async_client", 0) is None
+
+
+def _clients(model: Any, change: Callable[[Any], None]) -> None:
+    change(model.root_async_client)
+    change(model.async_client._client)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -111,23 +101,81 @@ def _listed(value: Any) -> list[Any]:
 
 def _parts(runnable: Any) -> list[tuple[str, Any]]:
     """The runnables that a runnable is made of: of a binding, a sequence, a model with fallbacks, ..."""
-    if not hasattr(type(runnable), "model_fields"):
-        return []
-    fields = ((name, getattr(runnable, name)) for name in type(runnable).model_fields)
-    return [
-        (name, value)
-        for name, value in fields
-        if isinstance(value, Runnable)
-        or (isinstance(value, list) and value and all(isinstance(v, Runnable) for v in value))
-    ]
+    fields = ((name, getattr(runnable, name)) for name in getattr(type(runnable), "model_fields", ()))
+    return [(name, value) for name, value in fields if all(isinstance(v, Runnable) for v in _listed(value) or [0])]
 
 
-_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+def _models_in(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
+    """The chat models that the nodes of a graph hold, in whatever their functions close over."""
+    seen: set[int] = set()
+    todo: list[Any] = [node.bound for node in graph.nodes.values()]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, BaseChatModel):
+            if _has_default_client(thing):
+                yield thing
+        else:
+            todo += _held_by(thing)
 
 
-async def on_this_loop(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The model to use on the running event loop, with this loop's connections in it."""
+def _held_by(thing: Any) -> list[Any]:
+    if isinstance(thing, MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, FunctionType):
+        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+    if isinstance(thing, partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, Pregel):
+        return [node.bound for node in thing.nodes.values()]
+    if isinstance(thing, list | tuple):
+        return list(thing)
+    if isinstance(thing, dict):
+        return list(thing.values())
+    return list(vars(thing).values()) if isinstance(thing, Runnable) else []
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False  # a name that its function has not bound yet
+
+
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncIterator[None]]]
+_by_loop = weakref.WeakKeyDictionary()
+
+
+@functools.cache
+def _client() -> Any:
+    """The one HTTP client of the process: what it is asked to send, the running loop's own client sends."""
+    from openai import DefaultAsyncHttpxClient
+
+    class PerLoopClient(DefaultAsyncHttpxClient):
+        async def send(self, request: Any, **kwargs: Any) -> Any:
+            return await (await _client_of_loop()).send(request, **kwargs)
+
+    return PerLoopClient()
+
+
+async def _client_of_loop() -> Any:
     loop = asyncio.get_running_loop()
-    with _lock:
-        owned = _loops.setdefault(loop, _Loop()) if loop not in _loops else _loops[loop]
-    return await owned.copy(model)
+    if (known := _by_loop.get(loop)) is None:
+        from openai import DefaultAioHttpClient
+
+        client = DefaultAioHttpClient()
+        # asyncio closes a loop's async generators before the loop: that is our place to close the client
+        closing = _close_with_loop(client)
+        known = _by_loop[loop] = client, closing
+        await anext(closing)
+    return known[0]
+
+
+async def _close_with_loop(client: Any) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        _by_loop.pop(asyncio.get_running_loop(), None)  # it holds the loop, and so would keep itself
+        await client.aclose()
