@@ -49,7 +49,8 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Provider -> the environment variables its key may stand in."""
 
 _PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
-_THINKING = re.compile(r"\A\s*(?:<think(?:ing)?>)?.*?</think(?:ing)?>", re.DOTALL)
+_THINKING = re.compile(r"\A\s*(?:<think(?:ing)?>.*?</think(?:ing)?>\s*)+", re.DOTALL)
+_TEMPLATE_THINKING = re.compile(r"\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL)  # its start stood in the prompt
 _REASONING = re.compile(r"openai:(gpt-[5-9]|o[1-9])")
 _OPEN_THINKING = re.compile(r"\A\s*<think(?:ing)?>.*\Z", re.DOTALL)
 
@@ -86,7 +87,7 @@ def text_of(message: BaseMessage) -> str:
     """The text of an answer, stripped of surrounding white space and of thinking."""
     text = str(message.text)
     if "</think" in text:
-        text = _THINKING.sub("", text, count=1)
+        text = _THINKING.sub("", _TEMPLATE_THINKING.sub("", text))
     return _OPEN_THINKING.sub("", text).strip()
 
 

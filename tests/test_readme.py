@@ -1,23 +1,35 @@
-"""The README is true."""
+"""The README and the pages beside it are true."""
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_python_blocks_run(capsys):
-    """The README's Python blocks run as they stand, one after the other, and print what their comments say."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, capsys):
+    """A page's Python blocks run as they stand, one after the other, and print what their comments say."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, object] = {}
-    for block in BLOCKS:
-        exec(block, names)  # noqa: S102
-    printed = capsys.readouterr().out.splitlines()
-    promised = re.findall(r"^print\(.*\)  # (.*?)(?::.*)?$", "".join(BLOCKS), re.MULTILINE)
-    assert printed == promised
+    for block in blocks:
+        exec(block, names)
+    promised = re.findall(r"^print\(.*\)  # (.*?)(?::.*)?$", "".join(blocks), re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == promised
 
 
 def test_files_exist():
-    """Every file that the README's map names is there."""
-    for name in re.findall(r"`([a-z_]+\.py|[a-z_]+/)`", README):
-        assert (Path(__file__).parent.parent / "moa_graph" / name).exists(), name
+    """Every file that the README's map names is there, and no module is missing from it."""
+    named = set(re.findall(r"`([a-z_]+\.py|[a-z_]+/)`", PAGES[0].read_text(encoding="utf-8")))
+    there = {path.name + "/" * path.is_dir() for path in (ROOT / "moa_graph").iterdir()}
+    ours = {name for name in there if not name.startswith("__")} - {"py.typed"}
+    assert named == ours
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Every link to a file leads to a file."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
