@@ -1,9 +1,12 @@
 """Which mixture is meant: by name or file, by what lies in the folder, by the keys that are set."""
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from langgraph.graph.state import CompiledStateGraph
 
 from moa_graph import local
 from moa_graph.config import MoAConfig, presets
@@ -23,6 +26,14 @@ class Choice:
     name: str
     why: str
 
+    def build(self, **runtime: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
+        """Its graph, as `MoAConfig.build` makes it. Raises MoAConfigError naming the file or the preset too."""
+        try:
+            return self.config.build(**runtime)
+        except MoAConfigError as error:
+            kind = "preset " if self.name in presets() else ""
+            raise MoAConfigError(f"{kind}{self.name}: {error}") from error
+
 
 def choose(given: str | None) -> Choice:
     """The mixture named by `given`, a preset or a YAML file; else `moa.yaml`, else by keys, else the embedded one.
@@ -34,7 +45,9 @@ def choose(given: str | None) -> Choice:
             return Choice(MoAConfig.preset(given), given, "as asked")
         if Path(given).suffix in (".yaml", ".yml") or Path(given).expanduser().is_file():
             return Choice(MoAConfig.from_yaml(given), given, "as asked")
-        raise MoAConfigError(f"{given!r} is neither a YAML file nor a preset: one of {', '.join(presets())}")
+        near = difflib.get_close_matches(given, presets(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise MoAConfigError(f"{given!r} is neither a YAML file nor a preset: {hint}one of {', '.join(presets())}")
     if Path(_FILE).is_file():
         return Choice(MoAConfig.from_yaml(_FILE), _FILE, "it lies in this folder")
     for variable, name in _BY_KEY.items():

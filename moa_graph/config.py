@@ -1,7 +1,7 @@
 """`MoAConfig`: a mixture as data - a preset, a YAML file, keywords - and the graph built from it."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.graph import create_moa
+from moa_graph.models import rate_limiter
 from moa_graph.panel import Layer, Proposer
 from moa_graph.policy import LayerPolicy
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Prompt
@@ -43,7 +44,7 @@ class PolicyConfig(_Strict):
 
 
 class PromptConfig(_Strict):
-    """`prompt:` as a mapping; `text` is the prompt itself, `file` names a text file beside the YAML."""
+    """`prompt:` as a mapping; `text` is the prompt itself, `file` names a text file, in a YAML one beside it."""
 
     text: str | None = None
     file: str | None = None
@@ -66,15 +67,22 @@ class ProposerConfig(_Strict):
     api_key_env: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
 
-    def proposer(self, sampling: Mapping[str, Any], stand_in: StandIn | None = None) -> Proposer:
+    def proposer(self, mixture: "MoAConfig", stand_in: StandIn | None = None) -> Proposer:
+        """The proposer described here, with what the mixture says of all its models."""
         if stand_in:
             return Proposer(stand_in(self.model), name=self.name, samples=self.samples)
-        own = {name: getattr(self, name) for name in _SAMPLING if name in self.model_fields_set}
+        provider, parameters = self.model.partition(":")[0], dict(self.params)
+        if per_second := mixture.rate_limits.get(provider):
+            parameters["rate_limiter"] = rate_limiter(provider, per_second)
         return Proposer(
             self.model, name=self.name, system=self.system, samples=self.samples, timeout=self.timeout,
-            retries=self.retries, base_url=self.base_url, api_key_env=self.api_key_env, parameters=self.params,
-            **{**sampling, **own},
+            retries=self.retries, base_url=self.base_url, api_key_env=self.api_key_env, parameters=parameters,
+            **{**_sampling(mixture), **_sampling(self)},
         )  # fmt: skip
+
+
+def _sampling(given: BaseModel) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in _SAMPLING if name in given.model_fields_set}
 
 
 def _as_mapping(given: Any) -> Any:
@@ -126,18 +134,18 @@ class MoAConfig(_Strict):
     temperature: float | None = 0.7
     max_tokens: int | None = 2048
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    rate_limits: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
+    """Provider -> requests per second, over all its models in this process."""
     prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
     stream_proposers: bool = False
     description: str = ""
     retired: str = ""
-    folder: Annotated[Path, Field(exclude=True, strict=False)] = Path()
-    """Where a prompt's `file` is looked for."""
 
     def __init__(self, /, **data: Any) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise MoAConfigError(_said(error, "configuration")) from error
+            raise MoAConfigError(_said(error)) from error
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -148,12 +156,7 @@ class MoAConfig(_Strict):
     def from_yaml(cls, path: str | Path) -> Self:
         """A mixture described in a YAML file. Raises MoAConfigError naming the file and what is wrong in it."""
         path = Path(path).expanduser()
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise MoAConfigError(f"{path}: cannot be read ({why}); give a YAML file") from error
-        return cls._parsed(text, str(path), path.parent)
+        return cls._parsed(_read(path, "give a YAML file"), str(path), path.parent)
 
     @classmethod
     def _parsed(cls, text: str, source: str, folder: Path) -> Self:
@@ -164,11 +167,16 @@ class MoAConfig(_Strict):
             at = f" at line {mark.line + 1}" if mark else ""
             raise MoAConfigError(f"{source}: not YAML{at}: {getattr(error, 'problem', error)}") from error
         if not isinstance(data, dict):
-            raise MoAConfigError(f"{source}: a mapping with `proposers` and `aggregator` is needed, not {_kind(data)}")
+            found = "an empty file" if data is None else _kind(data)
+            raise MoAConfigError(f"{source}: a mapping with `proposers` and `aggregator` is needed, not {found}")
         try:
-            return cls.model_validate({**{str(k): v for k, v in data.items()}, "folder": folder})
-        except ValidationError as error:
-            raise MoAConfigError(_said(error, source)) from error
+            config = cls(**{str(key): value for key, value in data.items()})
+        except MoAConfigError as error:
+            raise MoAConfigError(f"{source}: {error}") from error
+        if config.prompt.file is None:
+            return config
+        beside = str(folder / Path(config.prompt.file).expanduser())
+        return config.model_copy(update={"prompt": config.prompt.model_copy(update={"file": beside})})
 
     @property
     def depth(self) -> int:
@@ -183,10 +191,9 @@ class MoAConfig(_Strict):
         `stand_in` makes a runnable of each model's id in place of the model: to draw, or to test, without keys.
         Raises MoAConfigError as `create_moa` does.
         """
-        sampling = {name: getattr(self, name) for name in _SAMPLING}
         described: dict[str, Any] = {
-            "proposers": [self._member(member, sampling, stand_in) for member in self.proposers],
-            "aggregator": [model.proposer(sampling, stand_in) for model in self.aggregator],
+            "proposers": [self._member(member, stand_in) for member in self.proposers],
+            "aggregator": [model.proposer(self, stand_in) for model in self.aggregator],
             "layers": self.layers,
             "policy": self.policy.policy(),
             "prompt": self._prompt(),
@@ -196,17 +203,13 @@ class MoAConfig(_Strict):
 
     def models(self) -> list[Proposer]:
         """Every model described here, the final ones too, in order."""
-        sampling = {name: getattr(self, name) for name in _SAMPLING}
         panels = [member.proposers if isinstance(member, LayerConfig) else [member] for member in self.proposers]
-        return [model.proposer(sampling) for group in [*panels, self.aggregator] for model in group]
+        return [model.proposer(self) for group in [*panels, self.aggregator] for model in group]
 
-    @staticmethod
-    def _member(
-        member: ProposerConfig | LayerConfig, sampling: Mapping[str, Any], stand_in: StandIn | None
-    ) -> Proposer | Layer:
+    def _member(self, member: ProposerConfig | LayerConfig, stand_in: StandIn | None) -> Proposer | Layer:
         if isinstance(member, ProposerConfig):
-            return member.proposer(sampling, stand_in)
-        panel = [model.proposer(sampling, stand_in) for model in member.proposers]
+            return member.proposer(self, stand_in)
+        panel = [model.proposer(self, stand_in) for model in member.proposers]
         return Layer(panel, policy=member.policy.policy() if member.policy else None)
 
     def _prompt(self) -> Prompt:
@@ -215,11 +218,7 @@ class MoAConfig(_Strict):
             raise MoAConfigError("prompt: give `text` or `file`, not both")
         text = given.text
         if given.file is not None:
-            path = self.folder / Path(given.file).expanduser()
-            try:
-                text = path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise MoAConfigError(f"prompt: {path} cannot be read ({error.strerror})") from error
+            text = _read(Path(given.file).expanduser(), "give the text file that holds the prompt", "prompt: ")
         # YAML's and an editor's last line break is no part of the prompt: "\n1. …" follows it directly
         said = AGGREGATE_AND_SYNTHESIZE if text is None else text.rstrip("\n")
         return Prompt(said, envelope=given.envelope, shuffle=given.shuffle)
@@ -243,31 +242,55 @@ def _folder() -> Traversable:
     return files("moa_graph") / "presets"
 
 
+def _read(path: Path, instead: str, key: str = "") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise MoAConfigError(f"{key}{path}: cannot be read ({why}); {instead}") from error
+
+
 def _kind(value: Any) -> str:
-    return {type(None): "an empty file", list: "a list", str: "a text"}.get(type(value), f"a {type(value).__name__}")
+    return {type(None): "nothing", dict: "a mapping", list: "a list", str: "a text"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
 
 
-def _said(error: ValidationError, source: str) -> str:
-    """The first thing that is wrong, in one line: file, key, why, what would be valid."""
-    first = error.errors(include_url=False)[0]
+_NEEDED = {
+    "LayerConfig": "a list of models, as the other layers are,",
+    "ProposerConfig": '"provider:model" or a mapping with `model`',
+    "bool_type": "true or false",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "string_type": "a text",
+}
+_WITHIN: dict[str, type[_Strict]] = {"panels": LayerConfig, "policy": PolicyConfig, "prompt": PromptConfig}
+
+
+def _said(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line: key, why, what would be valid. A misspelt key goes first."""
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     keys = [part for part in first["loc"] if part not in ("panel", "panels")]
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in keys)
     if first["type"] == "extra_forbidden":
-        valid = _keys_beside(keys)
+        valid = _keys_beside(first["loc"])
         near = difflib.get_close_matches(str(keys[-1]), valid, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{source}: {where}: unknown key; {hint}one of {', '.join(valid)}"
+        return f"{where}: unknown key; {hint}one of {', '.join(valid)}"
     if first["type"] == "missing":
-        return f"{source}: {where}: this key is missing"
-    given = first["input"]
+        return f"{where}: this key is missing"
+    given, about = first["input"], first.get("ctx", {})
     shown = repr(given) if isinstance(given, str | int | float | bool) else _kind(given)
-    return f"{source}: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {shown}"
+    if first["type"] == "model_type":
+        return f"{where}: {_NEEDED.get(about['class_name'], 'a mapping')} is needed, not {shown}"
+    if needed := _NEEDED.get(first["type"]) or about.get("expected"):
+        return f"{where}: {needed} is needed, not {shown}"
+    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {shown}"
 
 
-def _keys_beside(keys: Sequence[Any]) -> list[str]:
-    names = [part for part in keys[:-1] if isinstance(part, str)]
-    kind: type[_Strict] = MoAConfig
-    if names:
-        known: dict[str, type[_Strict]] = {"policy": PolicyConfig, "prompt": PromptConfig}
-        kind = known.get(names[-1], ProposerConfig)
-    return sorted(name for name in kind.model_fields if name != "folder")
+def _keys_beside(place: Sequence[Any]) -> list[str]:
+    names = [part for part in place[:-1] if isinstance(part, str)]
+    kind = _WITHIN.get(names[-1], ProposerConfig) if names else MoAConfig
+    return sorted(kind.model_fields)

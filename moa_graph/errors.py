@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FinalError", "MoAConfigError", "MoAError", "MoARunError", "QuorumError", "clean", "describe"]
 
-_SECRET = re.compile(r"\b(?:sk|pk|tgp|gsk|xai|key|hf)[-_][A-Za-z0-9*_-]{6,}|(?i:bearer)\s+\S+")
+_SECRET = re.compile(
+    r"\b(?:(?:sk|pk|tgp|gsk|xai|key|hf)[-_][A-Za-z0-9*_-]{6,}|AIza[A-Za-z0-9_-]{20,})|(?i:bearer)\s+\S+"
+)
 _SECRET_VARIABLE = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWORD)")
 _LONGEST = 300
 

@@ -13,6 +13,7 @@ from langgraph.types import Checkpointer
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
 from moa_graph.errors import MoAConfigError
+from moa_graph.models import Model
 from moa_graph.nodes import aggregate, final, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
 from moa_graph.policy import LayerPolicy
@@ -69,7 +70,8 @@ def create_moa(
     aggregator: the final model; in a list, the next one is asked when one fails before its first token.
     layers: counted as the paper counts, the final model being the last; 3 by default, or one more than the
     panels given. `layers=1` is a plain call, 2 is MoA-Lite's shape, 3 is MoA's. Calls: n·(layers-1)+1.
-    prompt: what the references follow, a text or a `Prompt`. stream_proposers: let their tokens stream too.
+    prompt: what the references follow, a text or a `Prompt`. stream_proposers: let their tokens
+    stream too (LangGraph passes a subgraph's tokens on with `subgraphs=True`).
 
     Raises MoAConfigError when built: an empty panel, `layers` below 1, a name twice, a quorum above the panel,
     an unknown provider, a missing key or package. Raises QuorumError and FinalError when run.
@@ -77,7 +79,8 @@ def create_moa(
     policy, said = policy or LayerPolicy(), _prompt(prompt)
     if budget is not None:
         raise MoAConfigError("budget is not available yet: leave it out")
-    panels = [seats(i, panel, policy) for i, panel in enumerate(_panels(proposers, layers), 1)]
+    made: dict[int, Model] = {}
+    panels = [seats(i, panel, policy, made) for i, panel in enumerate(_panels(proposers, layers), 1)]
     last = len(panels) + 1
 
     finals = _finals(aggregator, last, policy)

@@ -13,7 +13,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
-from moa_graph.transport import shared
+from moa_graph.transport import clients, shared
 
 __all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "rate_limiter", "resolve", "text_of"]
 
@@ -183,6 +183,8 @@ def _connection(provider: str, where: str, base_url: str | None, api_key_env: st
         connection["api_key"] = _PLACEHOLDER_KEY
     if provider in ("openai", "together"):
         connection |= {"stream_usage": True, "max_retries": 0}
+        if not os.environ.get("OPENAI_PROXY"):  # with it, ChatOpenAI makes a client of its own
+            connection |= clients()
     return connection
 
 

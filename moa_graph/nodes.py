@@ -59,6 +59,7 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
             async with layer.limit(seat.slot) as limit, layer.turn(seat.slot, seat.policy):
                 proposal |= _answered(await ask.answer(messages), seat.model.id)
         except GraphBubbleUp:
+            await layer.pause(seat.slot)
             raise  # a person is asked something: not a failure
         except Exception as error:
             cut = limit.expired() and layer.was_cut(seat.slot)

@@ -82,8 +82,12 @@ class Seat:
     layer_policy: LayerPolicy
 
 
-def seats(layer: int, panel: Layer, policy: LayerPolicy) -> list[Seat]:
-    """Seat a panel in declared order. Raises MoAConfigError: nobody in it, a name twice, a bad name or model."""
+def seats(layer: int, panel: Layer, policy: LayerPolicy, made: dict[int, Model] | None = None) -> list[Seat]:
+    """Seat a panel in declared order. Raises MoAConfigError: nobody in it, a name twice, a bad name or model.
+
+    `made` holds the models made so far, by what they were given as: a panel that serves every layer is made once.
+    """
+    made = {} if made is None else made
     where = f"layer {layer}"
     proposers = [_proposer(given, where) for given in panel.proposers]
     if not proposers:
@@ -91,8 +95,10 @@ def seats(layer: int, panel: Layer, policy: LayerPolicy) -> list[Seat]:
     repeated = [p for p in proposers for _ in range(_samples(p, where))]
     policy = (panel.policy or policy).check_panel(len(repeated), where)
     resolved: dict[int, Model] = {}
-    for k, proposer in enumerate(proposers, 1):
-        resolved[id(proposer)] = proposer.resolve(f"{where}, proposer {k} ({proposer.name or _said(proposer.model)})")
+    for k, (given, proposer) in enumerate(zip(panel.proposers, proposers, strict=True), 1):
+        if id(given) not in made:
+            made[id(given)] = proposer.resolve(f"{where}, proposer {k} ({proposer.name or _said(proposer.model)})")
+        resolved[id(proposer)] = made[id(given)]
     names = _names(repeated, resolved, where)
     return [
         Seat(layer, slot, name, resolved[id(p)], p.system, policy.but(timeout=p.timeout, retries=p.retries), policy)
@@ -125,7 +131,9 @@ def slug(model: str) -> str:
 
 
 def _names(proposers: Sequence[Proposer], models: Mapping[int, Model], where: str) -> list[str]:
-    given = [p.name or slug(models[id(p)].id) for p in proposers]
+    given = [
+        p.name or slug(models[id(p)].id if isinstance(p.model, str) else f":{models[id(p)].id}") for p in proposers
+    ]
     distinct = {id(p): p for p in proposers}.values()
     _check(Counter(p.name for p in distinct if p.name), where)
     many, seen = Counter(given), Counter[str]()

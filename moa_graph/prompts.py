@@ -87,6 +87,8 @@ def x_next(conversation: Sequence[BaseMessage], synthesis: str = "", system: str
     if first and not isinstance(first.content, str):
         before = [{"type": "text", "text": f"{system}\n\n"}] if system else []
         after = [{"type": "text", "text": f"\n\n{synthesis}"}] if synthesis else []
-        return [SystemMessage([*before, *first.content, *after]), *rest]
-    parts = [part for part in (system, first and first.text, synthesis) if part]
-    return [SystemMessage("\n\n".join(parts)), *rest] if parts else rest
+        return [first.model_copy(update={"content": [*before, *first.content, *after]}), *rest]
+    parts = [part for part in (system, first and first.content, synthesis) if part]
+    if not parts:
+        return rest
+    return [(first or SystemMessage("")).model_copy(update={"content": "\n\n".join(map(str, parts))}), *rest]

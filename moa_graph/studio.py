@@ -11,9 +11,9 @@ __all__ = ["moa", "moa_local"]
 
 def moa() -> CompiledStateGraph[Any, Any, Any, Any]:
     """The mixture that the keys in the environment allow; the embedded model's where there is none."""
-    return choose(None).config.build(name="moa")
+    return choose(None).build(name="moa")
 
 
 def moa_local() -> CompiledStateGraph[Any, Any, Any, Any]:
     """A mixture on the embedded model: no key, no network."""
-    return choose("local").config.build(name="moa_local")
+    return choose("local").build(name="moa_local")

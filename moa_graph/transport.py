@@ -22,7 +22,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 from langgraph.pregel import Pregel
 
-__all__ = ["run_sync", "shared"]
+__all__ = ["clients", "run_sync", "shared"]
 
 _T = TypeVar("_T")
 _THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
@@ -49,6 +49,11 @@ def _the_portal() -> BlockingPortal:
 
 async def _widen() -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "moa-graph"))
+
+
+def clients() -> dict[str, Any]:
+    """The HTTP clients for a model that we make ourselves: making its own would load the certificates each time."""
+    return {"http_client": _sync_client(), "http_async_client": _client()}
 
 
 def shared(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
@@ -123,9 +128,10 @@ def _models_in(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
 
 def _held_by(thing: Any) -> list[Any]:
     if isinstance(thing, MethodType):
-        return [thing.__func__, thing.__self__]
+        return [thing.__func__, *getattr(thing.__self__, "__dict__", {}).values()]
     if isinstance(thing, FunctionType):
-        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        named = [thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__]
+        return [*named, *(cell.cell_contents for cell in thing.__closure__ or () if _filled(cell))]
     if isinstance(thing, partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
     if isinstance(thing, Pregel):
@@ -146,6 +152,13 @@ def _filled(cell: Any) -> bool:
 
 _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncIterator[None]]]
 _by_loop = weakref.WeakKeyDictionary()
+
+
+@functools.cache
+def _sync_client() -> Any:
+    from openai import DefaultHttpxClient
+
+    return DefaultHttpxClient()
 
 
 @functools.cache

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+from langgraph.errors import GraphInterrupt
+
 from moa_graph.errors import QuorumError
 from moa_graph.policy import LayerPolicy
 from moa_graph.state import Proposal
@@ -44,6 +46,7 @@ class LayerRun:
         self._limits: dict[int, asyncio.Timeout] = {}
         self._outcomes: dict[int, Proposal] = {}
         self._arrived: set[int] = set()
+        self._paused: set[int] = set()
         self._answered: set[asyncio.Task[object]] = set()
         self._news = asyncio.Condition()
         self._cut_at: float | None = None
@@ -87,15 +90,25 @@ class LayerRun:
         await self._give_up()
         raise self._error()
 
+    async def pause(self, slot: int) -> None:
+        """`slot` asks a person something: its outcome is left to the run that is resumed with the answer."""
+        self._paused.add(slot)
+        await self._tell()
+
     async def _decided(self) -> None:
         """Wait until the quorum is met or cannot be. Each proposer still answering is bounded by its own time."""
         while not (self._met() or self._impossible()):
+            if self._paused and self._all_done():
+                raise GraphInterrupt  # a person decides: who failed is left undone too, and asked again then
             try:
                 async with asyncio.timeout(_ARRIVE), self._news:
                     await self._news.wait()
             except TimeoutError:
-                if self._arrived <= self._outcomes.keys():
+                if self._all_done():
                     return  # whoever is missing was never started, and never will be
+
+    def _all_done(self) -> bool:
+        return self._arrived <= self._outcomes.keys() | self._paused
 
     def _count(self) -> int:
         return sum(p["status"] == "ok" for p in self._known().values())
@@ -131,7 +144,7 @@ class LayerRun:
         """The quorum cannot be met: cut whoever is still answering, and wait until what was answered is kept."""
         self._cut(asyncio.get_running_loop().time())
         async with self._news:
-            await self._news.wait_for(lambda: self._arrived <= self._outcomes.keys())
+            await self._news.wait_for(self._all_done)
         if others := self._answered - {asyncio.current_task()}:
             await asyncio.wait(others)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_picture_shows_each_proposer_of_each_layer(layers: int) -> None:
     assert set(drawn.nodes) == {"__start__", *inner, "final", "__end__"}
     steps = ["__start__", *(f"layer_{i}" for i in range(1, layers)), "final", "__end__"]
     edges = [(edge.source, edge.target) for edge in moa.get_graph().edges]
-    assert sorted(edges) == sorted(zip(steps, steps[1:], strict=False))
+    assert sorted(edges) == sorted(pairwise(steps))
 
 
 def test_the_picture_of_three_layers_of_two(snapshot: SnapshotAssertion) -> None:
@@ -414,7 +415,7 @@ async def test_any_runnable_is_a_proposer_and_an_aggregator(guest: str, way: str
     moa = create_moa([Proposer(made, name="guest"), model("a")], made, 2)
     ask = {"messages": [HumanMessage("Why?")]}
     out = await moa.ainvoke(ask) if way == "ainvoke" else moa.invoke(ask)
-    assert [(p["status"], p["content"]) for p in out["proposals"]][0] == ("ok", "guest: Why?")
+    assert (out["proposals"][0]["status"], out["proposals"][0]["content"]) == ("ok", "guest: Why?")
     assert len(out["messages"]) == 2
     assert isinstance(out["messages"][-1], AIMessage)
 

@@ -13,11 +13,12 @@ from langchain.agents import create_agent
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
 from langchain_together import ChatTogether
+from langgraph.graph import END, START, MessagesState, StateGraph
 from openai import DefaultAsyncHttpxClient
 
 from moa_graph import LayerPolicy, Proposer, create_moa
 from moa_graph.testing import ScriptedChatModel
-from moa_graph.transport import on_this_loop, run_sync
+from moa_graph.transport import run_sync, shared
 from tests.server import Behaviour, RecordingServer
 
 ASK = {"messages": [("user", "Why?")]}
@@ -31,7 +32,21 @@ MODELS: dict[str, Callable[[str], Any]] = {
     "with_fallbacks": lambda url: MODELS["ChatOpenAI"](url).with_fallbacks([MODELS["ChatTogether"](url)]),
     "sequence": lambda url: MODELS["ChatOpenAI"](url) | (lambda message: message),
     "agent": lambda url: create_agent(MODELS["ChatOpenAI"](url), []),
+    "graph": lambda url: graph_with_a_global_model(url),
 }
+
+llm: Any = None
+
+
+def graph_with_a_global_model(url: str) -> Any:
+    """A graph as tutorials write it: its node uses the module's model."""
+    global llm
+    llm = MODELS["ChatOpenAI"](url)
+
+    async def say(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await llm.ainvoke(state["messages"])]}
+
+    return StateGraph(MessagesState).add_node("say", say).add_edge(START, "say").add_edge("say", END).compile()
 
 
 @pytest.fixture(params=MODELS)
@@ -172,20 +187,12 @@ async def test_the_users_object_is_left_as_it_was(server: RecordingServer) -> No
     assert model.model_dump() == settings
 
 
-async def test_what_belongs_to_no_loop_is_not_copied() -> None:
-    """A model without an HTTP client of OpenAI's is used as it is."""
+def test_what_has_no_such_client_is_not_copied() -> None:
+    """A model without an HTTP client of OpenAI's is used as it is, wrapped or not."""
     model = ScriptedChatModel()
-    assert await on_this_loop(model) is model
     bound = model.bind(stop=["x"])
-    assert await on_this_loop(bound) is bound
-
-
-async def test_one_copy_per_loop_and_object(server: RecordingServer) -> None:
-    """A loop makes its copy of a model once."""
-    model = MODELS["with_config"](server.base_url)
-    copy = await on_this_loop(model)
-    assert copy is not model
-    assert await on_this_loop(model) is copy
+    assert shared(model) is model
+    assert shared(bound) is bound
 
 
 def test_run_sync_has_one_loop_for_all_threads() -> None:

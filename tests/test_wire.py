@@ -113,9 +113,7 @@ async def test_a_second_turn_knows_final_answers_only(server: RecordingServer, m
 
 
 @pytest.mark.parametrize("prompt", ["Merge:\n", "  spaces kept  ", "Réponds {k} {response} %s"])
-async def test_a_custom_prompt_is_sent_byte_for_byte(
-    server: RecordingServer, openai: Make, prompt: str
-) -> None:
+async def test_a_custom_prompt_is_sent_byte_for_byte(server: RecordingServer, openai: Make, prompt: str) -> None:
     """The prompt's bytes are kept as given: no stripping, no formatting."""
     await create_moa([openai("a")], openai("c"), 2, prompt=prompt).ainvoke(ASK)
     assert sent(server, "c") == [[system(synthesis("answer of a #1", prompt=prompt)), QUESTION]]
@@ -171,9 +169,7 @@ async def test_references_stand_in_declared_order(server: RecordingServer, opena
     ],
     ids=["white space", "think block", "two think blocks", "think block without its start", "reasoning_content"],
 )
-async def test_only_the_response_itself_is_passed_on(
-    server: RecordingServer, make: Make, behaviour: Behaviour
-) -> None:
+async def test_only_the_response_itself_is_passed_on(server: RecordingServer, make: Make, behaviour: Behaviour) -> None:
     """Surrounding white space and thinking, in the text or beside it, reach neither the next layer nor the state."""
     server.script("a", behaviour)
     out = await create_moa([make("a")], make("c"), 2).ainvoke(ASK)

@@ -28,10 +28,11 @@ def ask(
     """Ask a mixture. The answer goes to standard output, everything else to standard error."""
     asked = _question(question)
     choice = chosen(config, layers)
-    _say(f"{choice.name} ({choice.why}): {choice.config.description}" if choice.config.description else choice.name)
+    graph = choice.build()
+    _say(f"{choice.name} ({choice.why})" + (f": {choice.config.description}" if choice.config.description else ""))
     if choice.config.retired:
         _say(f"retired: {choice.config.retired}")
-    state = asyncio.run(_run(choice, asked, stream=not as_json))
+    state = asyncio.run(_run(graph, asked, stream=not as_json))
     if as_json:
         typer.echo(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2))
     if show_proposals:
@@ -49,28 +50,30 @@ def _question(given: str | None) -> str:
     return given.strip()
 
 
-async def _run(choice: "Choice", question: str, *, stream: bool) -> dict[str, Any]:
+async def _run(graph: Any, question: str, *, stream: bool) -> dict[str, Any]:
     """Run the mixture and write its answer as it comes. Returns the final state."""
     from moa_graph.cli.live import Progress
 
-    graph, written = choice.config.build(), ""
     state: dict[str, Any] = {}
-    part: Any
-    with Progress() as progress:
-        async for part in graph.astream(
-            {"messages": [("user", question)]}, stream_mode=["tasks", "messages", "values"], subgraphs=True
-        ):
-            namespace, mode, data = part
-            if mode == "tasks":
-                progress.task(namespace, data)
-            elif mode == "values" and not namespace:
-                state = data
-            elif mode == "messages" and stream and data[1].get("moa_role") == "final" and not namespace:
-                progress.stop()
-                written += (text := data[0].text)
-                typer.echo(text, nl=False)
-    if stream:
-        typer.echo("" if written else state["messages"][-1].text)
+    written = ""
+    try:
+        with Progress() as progress:
+            async for namespace, mode, data in graph.astream(
+                {"messages": [("user", question)]}, stream_mode=["tasks", "messages", "values"], subgraphs=True
+            ):
+                if mode == "tasks":
+                    progress.task(namespace, data)
+                elif mode == "values" and not namespace:
+                    state = data
+                elif stream and not namespace and data[1].get("moa_role") == "final" and (text := data[0].text):
+                    progress.answering()
+                    typer.echo(text, nl=False)
+                    written += text
+        if stream and not written:
+            typer.echo(written := state["messages"][-1].text, nl=False)
+    finally:
+        if written and not written.endswith("\n"):
+            typer.echo()  # also where it broke off: what follows begins a line
     return state
 
 

@@ -59,15 +59,19 @@ def _versions() -> None:
 
 async def _check_all(choice: "Choice", call: bool) -> bool:
     """Whether every model could be made and, if it was asked, answered."""
-    distinct = {str(p.model): p for p in choice.config.models()}
-    results = await asyncio.gather(*(_check(name, proposer, call) for name, proposer in distinct.items()))
+    distinct = {(str(p.model), p.base_url): p for p in choice.config.models()}
+    results = await asyncio.gather(*(_check(_named(*key), p, call) for key, p in distinct.items()))
     return all(results)
+
+
+def _named(model: str, base_url: str | None) -> str:
+    return f"{model} at {base_url}" if base_url else model
 
 
 async def _check(name: str, proposer: "Proposer", call: bool) -> bool:
     from langchain_core.messages import HumanMessage
 
-    from moa_graph.errors import describe
+    from moa_graph.errors import MoAConfigError, describe
 
     started = time.monotonic()
     try:
@@ -77,8 +81,10 @@ async def _check(name: str, proposer: "Proposer", call: bool) -> bool:
                 await model.ask([HumanMessage("Say: yes")], {})
     except TimeoutError:
         typer.echo(f"  ✗ {name}: no answer within {_WAIT:g} s")
+    except MoAConfigError as error:
+        typer.echo(f"  ✗ {error}")
     except Exception as error:
-        typer.echo(f"  ✗ {describe(error)}")
+        typer.echo(f"  ✗ {name}: {describe(error)}")
     else:
         typer.echo(f"  ✓ {name}" + (f" answered in {time.monotonic() - started:.1f} s" if call else ""))
         return True

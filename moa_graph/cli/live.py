@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from moa_graph.errors import clean
 
 __all__ = ["Progress"]
 
@@ -26,15 +28,14 @@ class _Row:
     status: str = ""
     said: str = ""
 
+    @property
+    def seconds(self) -> str:
+        return f"{time.monotonic() - self.started:.1f} s"
+
     def draw(self, spinner: Spinner) -> tuple[RenderableType, ...]:
-        if not self.status:
-            return spinner, self.name, Text(f"{time.monotonic() - self.started:.1f} s", style="dim")
         mark, style = _MARKS.get(self.status, ("?", "red"))
-        return (
-            Text(mark, style=style),
-            self.name,
-            Text(self.said, style="dim", overflow="ellipsis", no_wrap=True),
-        )
+        said = Text(self.said if self.status else self.seconds, style="dim", overflow="ellipsis", no_wrap=True)
+        return Text(mark, style=style) if self.status else spinner, Text(self.name), said
 
 
 class Progress:
@@ -53,36 +54,54 @@ class Progress:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.stop()
+        self._stop("cut", "stopped")
 
-    def stop(self) -> None:
-        """Leave the last picture standing: the answer comes below it."""
+    def answering(self) -> None:
+        """The final model has begun: leave the last picture standing, the answer comes below it."""
+        self._stop("ok", "first word")
+
+    def _stop(self, status: str, why: str) -> None:
+        for row in self._rows.values():
+            if not row.status:
+                row.said, row.status = f"{why} after {row.seconds}", status
         if self._live:
             self._live.stop()
             self._live = None
 
     def task(self, namespace: tuple[str, ...], data: Mapping[str, Any]) -> None:
-        """One event of the `tasks` stream: a proposer has started, or has answered."""
-        if not namespace or data["name"] == "aggregate":
+        """One event of the `tasks` stream: a model has started, or has answered."""
+        name, final = data["name"], not namespace and data["name"] == "final"
+        if name == "aggregate" or not (final or len(namespace) == 1):
             return
-        row = self._rows.setdefault(data["id"], _Row(namespace[-1].partition(":")[0], data["name"]))
-        if "result" not in data:
+        layer = "final" if final else namespace[0].partition(":")[0].replace("_", " ")
+        known = _Row(layer, data.get("metadata", {}).get("moa_model", "") if final else name)
+        row = self._rows.setdefault(data["id"], known)
+        if "result" not in data or row.status:
             return
-        proposal = (dict(data["result"] or {}).get("proposals") or [{}])[0]
-        row.status = proposal.get("status", "error")
-        row.said = _said(proposal) if proposal else str(data.get("error") or "")
-        if not self._live:
-            print(f"{row.layer} {row.name}: {row.said}", file=sys.stderr, flush=True)  # noqa: T201
+        row.status, row.said = _ended(data, layer)
+        if not self._live and not final:
+            print(f"{layer}, {name}: {row.said}", file=sys.stderr, flush=True)  # noqa: T201
 
     def _draw(self) -> RenderableType:
-        tables: list[RenderableType] = []
-        for layer in dict.fromkeys(row.layer for row in self._rows.values()):
-            table = Table.grid(padding=(0, 1))
-            for row in self._rows.values():
-                if row.layer == layer:
-                    table.add_row(" ", *row.draw(self._spinner))
-            tables += [Text(layer.replace("_", " "), style="bold"), table]
-        return Group(*tables) if tables else Text("starting …", style="dim")
+        if not self._rows:
+            return Text("starting …", style="dim")
+        table, above = Table.grid(padding=(0, 1)), ""
+        for column in range(4):
+            table.add_column(no_wrap=column < 3)
+        for row in list(self._rows.values()):  # drawn in a thread of its own
+            table.add_row(Text("" if row.layer == above else row.layer, style="bold"), *row.draw(self._spinner))
+            above = row.layer
+        return table
+
+
+def _ended(data: Mapping[str, Any], layer: str) -> tuple[str, str]:
+    """How a model ended, and the words for it."""
+    error = data.get("error")
+    proposals = dict(data["result"] or {}).get("proposals") or getattr(error, "proposals", [])
+    for proposal in proposals:
+        if (f"layer {proposal['layer']}", proposal["proposer"]) == (layer, data["name"]):
+            return proposal["status"], _said(proposal)
+    return ("error", clean(str(error))) if error else ("ok", "")
 
 
 def _said(proposal: Mapping[str, Any]) -> str:

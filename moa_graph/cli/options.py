@@ -15,7 +15,7 @@ ConfigOption = Annotated[
 ]
 LayersOption = Annotated[
     int | None,
-    typer.Option("--layers", "-l", help="Layers, the final model counted as the last.", show_default=False),
+    typer.Option("--layers", "-l", min=1, help="Layers, the final model counted as the last.", show_default=False),
 ]
 
 
