@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.graph import create_moa
-from moa_graph.models import rate_limiter
+from moa_graph.models import Model, rate_limiter, resolve
 from moa_graph.panel import Layer, Proposer
 from moa_graph.policy import LayerPolicy
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Prompt
@@ -24,6 +25,17 @@ __all__ = ["MoAConfig", "preset_text", "presets"]
 _SAMPLING = ("temperature", "max_tokens")
 
 StandIn = Callable[[str], Runnable[Any, Any]]
+
+
+@dataclass(frozen=True)
+class _StandIn(Proposer):
+    """A proposer that goes by its model's id, and is another runnable."""
+
+    make: StandIn = field(kw_only=True)
+
+    def resolve(self, where: str) -> Model:
+        name = str(self.model)
+        return replace(resolve(self.make(name), where=where), id=name)
 
 
 class _Strict(BaseModel):
@@ -69,8 +81,11 @@ class ProposerConfig(_Strict):
 
     def proposer(self, mixture: "MoAConfig", stand_in: StandIn | None = None) -> Proposer:
         """The proposer described here, with what the mixture says of all its models."""
-        if stand_in:
-            return Proposer(stand_in(self.model), name=self.name, samples=self.samples)
+        if stand_in is not None:
+            return _StandIn(
+                self.model, name=self.name, system=self.system, samples=self.samples, timeout=self.timeout,
+                retries=self.retries, make=stand_in,
+            )  # fmt: skip
         provider, parameters = self.model.partition(":")[0], dict(self.params)
         if per_second := mixture.rate_limits.get(provider):
             parameters["rate_limiter"] = rate_limiter(provider, per_second)
@@ -89,13 +104,13 @@ def _as_mapping(given: Any) -> Any:
     return {"model": given} if isinstance(given, str) else given
 
 
-Model = Annotated[ProposerConfig, BeforeValidator(_as_mapping)]
+_Member = Annotated[ProposerConfig, BeforeValidator(_as_mapping)]
 
 
 class LayerConfig(_Strict):
     """One layer's panel, with a policy of its own; a plain list is the same with `proposers` alone."""
 
-    proposers: list[Model]
+    proposers: list[_Member]
     policy: PolicyConfig | None = None
 
 
@@ -118,7 +133,7 @@ def _as_prompt(given: Any) -> Any:
     return {"text": given} if isinstance(given, str) else given
 
 
-Panel = Annotated[list[Model], Tag("panel")]
+Panel = Annotated[list[_Member], Tag("panel")]
 Panels = Annotated[list[Annotated[LayerConfig, BeforeValidator(_as_layer)]], Tag("panels")]
 
 
@@ -129,7 +144,7 @@ class MoAConfig(_Strict):
     """
 
     proposers: Annotated[Panel | Panels, Discriminator(_one_or_many)]
-    aggregator: Annotated[list[Model], BeforeValidator(_as_list)]
+    aggregator: Annotated[list[_Member], BeforeValidator(_as_list)]
     layers: int | None = None
     temperature: float | None = 0.7
     max_tokens: int | None = 2048

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
 from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
 from langchain_together import ChatTogether
@@ -91,8 +90,8 @@ async def test_all_attempts_together_have_one_timeout(server: RecordingServer, w
     server.script("faulty", Behaviour(status=500), Behaviour(status=503, error="busy"), Behaviour(hang=True))
     proposal = faulty_of(await run(moa_of(server, timeout=0.6, retries=5), way))
     assert (proposal["status"], proposal["attempts"]) == ("timeout", 3)
-    assert proposal["error"].startswith("no answer within 0.6 s; before that: InternalServerError")
-    assert "busy" in proposal["error"]
+    assert proposal["error"].startswith("no answer within 0.6 s; before that: ")
+    assert "503 - busy" in proposal["error"]
     assert 0.6 <= proposal["seconds"] < LONG / 2
 
 
@@ -193,7 +192,7 @@ async def test_a_failure_that_will_not_pass_is_not_tried_again(server: Recording
 
 
 @WAYS
-@pytest.mark.parametrize("kind", ["ChatOpenAI", "ChatTogether", "string", "bind", "agent"])
+@pytest.mark.parametrize("kind", ["ChatOpenAI", "ChatTogether", "string", "bind"])
 async def test_the_clients_own_retries_do_not_multiply_with_ours(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch, way: str, kind: str
 ) -> None:
@@ -206,7 +205,6 @@ async def test_the_clients_own_retries_do_not_multiply_with_ours(
         "ChatTogether": lambda: ChatTogether(model="faulty", **many),
         "string": lambda: "openai:faulty",
         "bind": lambda: ChatOpenAI(model="faulty", **many).bind(seed=1),
-        "agent": lambda: create_agent(ChatOpenAI(model="faulty", **many), []),
     }[kind]()
     proposer = Proposer(made, name="faulty", base_url=server.base_url if kind == "string" else None)
     moa = create_moa([chat(server, "good"), proposer], chat(server, "final"), 2, policy=LayerPolicy(retries=1))

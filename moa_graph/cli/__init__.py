@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothin
 each command imports what it needs when it runs.
 """
 
-import os
 import sys
 from typing import Annotated
 
@@ -19,6 +18,7 @@ app = typer.Typer(
     name="moa",
     help="Mixture-of-Agents: several models answer, layer after layer; a final model gives the answer.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: Rich's would double the time it takes to appear
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -53,9 +53,8 @@ def run(arguments: list[str] | None = None) -> int:
         return app(args=arguments, standalone_mode=False) or 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: not our failure
-        return 0
+    except SystemExit as left:  # typer's way out where nobody reads on: not our failure
+        return 0 if isinstance(left.__context__, BrokenPipeError) else int(left.code or 0)
     except Exception as error:
         if type(error).__name__ == "Abort":  # click's word for an interrupt
             return 130

@@ -1,6 +1,5 @@
 """`moa ask`: one question, one answer."""
 
-import asyncio
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +25,8 @@ def ask(
     show_proposals: Annotated[bool, typer.Option("--show-proposals", help="Show every proposer's answer.")] = False,
 ) -> None:
     """Ask a mixture. The answer goes to standard output, everything else to standard error."""
+    import asyncio
+
     asked = _question(question)
     choice = chosen(config, layers)
     graph = choice.build()

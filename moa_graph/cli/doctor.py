@@ -1,6 +1,5 @@
 """`moa doctor`: what is installed, which keys are set, which models answer."""
 
-import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +40,8 @@ def doctor(
         typer.echo(f"  {'✓' if found else '·'} {provider}: {f'{found} is set' if found else ' or '.join(names)}")
     choice = chosen(config, None)
     typer.echo(f"\nmodels of {choice.name} ({choice.why})")
+    import asyncio
+
     answered = asyncio.run(_check_all(choice, call))
     if not answered:
         raise typer.Exit(1)
@@ -60,6 +61,8 @@ def _versions() -> None:
 async def _check_all(choice: "Choice", call: bool) -> bool:
     """Whether every model could be made and, if it was asked, answered."""
     distinct = {(str(p.model), p.base_url): p for p in choice.config.models()}
+    import asyncio
+
     results = await asyncio.gather(*(_check(_named(*key), p, call) for key, p in distinct.items()))
     return all(results)
 
@@ -69,6 +72,8 @@ def _named(model: str, base_url: str | None) -> str:
 
 
 async def _check(name: str, proposer: "Proposer", call: bool) -> bool:
+    import asyncio
+
     from langchain_core.messages import HumanMessage
 
     from moa_graph.errors import MoAConfigError, describe

@@ -6,7 +6,7 @@ import typer
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The mixtures that come with moa_graph.", invoke_without_command=True)
+app = typer.Typer(help="The mixtures that come with moa_graph.", invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -1,0 +1,150 @@
+"""LangGraph's own server, which Studio talks to, serves the mixtures of `langgraph.json`."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from langgraph.graph.state import CompiledStateGraph
+
+from moa_graph import local, studio
+
+ROOT = Path(__file__).parents[1]
+GRAPHS = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))["graphs"]
+ASKED: Any = {"messages": [{"role": "user", "content": "What is 2 + 2? Answer with one number."}]}
+
+needs_local = pytest.mark.skipif(not local.available(), reason='needs pip install "moa-graph[local]"')
+needs_server = pytest.mark.skipif(
+    not (find_spec("langgraph_cli") and find_spec("langgraph_api")), reason='needs pip install "langgraph-cli[inmem]"'
+)
+
+
+class Dev(NamedTuple):
+    """A running `langgraph dev`."""
+
+    url: str
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """The server, offline and without keys, in a folder with nothing but `langgraph.json`."""
+    folder = tmp_path_factory.mktemp("studio")
+    shutil.copy(ROOT / "langgraph.json", folder)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    settings = {
+        **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+        "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+        "LANGSMITH_TRACING": "false",
+        "NO_COLOR": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    server = Dev(f"http://127.0.0.1:{port}", folder / "log")
+    try:
+        wait_for(server, process)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(server: Dev, process: "subprocess.Popen[bytes]", seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{server.url}/ok", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start:\n{server.log.read_text(encoding='utf-8')[-4000:]}")
+
+
+@needs_local
+@pytest.mark.parametrize("name", GRAPHS)
+def test_target_is_a_graph(name: str):
+    """Every target of langgraph.json imports, and without any key makes a graph with no checkpointer of its own."""
+    module, _, attribute = GRAPHS[name]["path"].partition(":")
+    graph = getattr(import_module(module), attribute)()
+    assert isinstance(graph, CompiledStateGraph)
+    assert graph.name == name
+    assert (graph.checkpointer, graph.store, graph.cache) == (None, None, None)
+    assert GRAPHS[name]["description"]
+
+
+def test_targets_are_all_there_is():
+    """What the module offers and what langgraph.json serves are the same."""
+    assert sorted(graph["path"] for graph in GRAPHS.values()) == [f"moa_graph.studio:{name}" for name in studio.__all__]
+
+
+def test_keys_choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """`moa` is the mixture that the keys allow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    [(_, layer)] = studio.moa().get_subgraphs()
+    assert {"sol", "terra", "luna"} < set(layer.nodes)
+
+
+@needs_local
+@needs_server
+@pytest.mark.timeout(240)
+async def test_served(dev: Dev):
+    """The server runs `moa_local` on plain `messages`, streams it and its subgraphs, and logs no blocking call."""
+    from langgraph_sdk import get_client
+
+    async with get_client(url=dev.url) as client:
+        check_output(await client.runs.wait(None, "moa_local", input=ASKED))
+
+        thread = await client.threads.create()
+        modes: Any = ["values", "messages-tuple"]
+        events = [
+            event
+            async for event in client.runs.stream(
+                thread["thread_id"], "moa_local", input=ASKED, stream_mode=modes, stream_subgraphs=True
+            )
+        ]
+        written = "".join(event.data[0]["content"] for event in events if event.event == "messages")
+        *_, values = (event.data for event in events if event.event == "values")
+        check_output(values)
+        assert written.strip() == values["messages"][-1]["content"].strip()
+        assert any(event.event.startswith("values|layer_1:") for event in events)
+        assert (await client.threads.get_state(thread["thread_id"]))["values"]["proposals"] == values["proposals"]
+
+    log = dev.log.read_text(encoding="utf-8")
+    assert "Blocking call" not in log
+    assert "Traceback" not in log
+
+
+def check_output(output: Any) -> None:
+    question, answer = output["messages"]
+    assert question["content"] == ASKED["messages"][0]["content"]
+    assert answer["type"] == "ai"
+    assert answer["content"].strip()
+    assert answer["response_metadata"]["moa"]["calls"] == 4
+    assert [(p["layer"], p["proposer"], p["status"]) for p in output["proposals"]] == [
+        (1, "plain", "ok"),
+        (1, "stepwise", "ok"),
+        (1, "lively", "ok"),
+    ]
