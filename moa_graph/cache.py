@@ -5,9 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable
 from langgraph.cache.base import BaseCache
 
+from moa_graph.models import text_of
 from moa_graph.panel import Seat
 
 __all__ = ["Answers"]
@@ -35,8 +38,8 @@ class Answers:
         return AIMessage(kept["text"], response_metadata={"model_name": kept["model"]}, usage_metadata=kept["usage"])
 
     async def keep(self, seat: Seat, messages: Sequence[BaseMessage], answer: AIMessage) -> None:
-        """Keep an answer that is text alone."""
-        if self._cache is None or answer.tool_calls or not isinstance(answer.content, str):
+        """Keep an answer that is text alone; one without text is none."""
+        if self._cache is None or answer.tool_calls or not isinstance(answer.content, str) or not text_of(answer):
             return
         metadata = answer.response_metadata
         model = metadata.get("model_name") or metadata.get("model") or seat.model.id
@@ -46,5 +49,16 @@ class Answers:
 
 def _key(seat: Seat, messages: Sequence[BaseMessage]) -> str:
     said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
-    whole = [said, seat.model.id, dict(seat.model.parameters), seat.layer, seat.slot]
+    whole = [said, seat.model.id, _made(seat.model.runnable), seat.layer, seat.slot]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _made(runnable: Any) -> list[Any]:
+    """The models in a runnable as LangChain's own cache tells them apart, and what is bound to them: no secrets."""
+    if isinstance(runnable, BaseChatModel):
+        return [runnable._get_llm_string()]
+    if not isinstance(runnable, Runnable):
+        return []
+    fields = [getattr(runnable, name) for name in getattr(type(runnable), "model_fields", ())]
+    parts = [part for field in fields for part in (field if isinstance(field, list) else [field])]
+    return [getattr(runnable, "kwargs", None), *(made for part in parts if (made := _made(part)))]

@@ -16,6 +16,7 @@ from moa_graph.waiting import KEY, LayerRun
 __all__ = ["CompiledLayer", "CompiledMoA", "Run", "run_of"]
 
 _RUN: Final = "__moa_run"
+_KEEP: Final = 2.0  # seconds to wait for a checkpoint; with durability "exit" it is written later
 _SPARE_THREADS: Final = 8  # LangGraph's own work in a layer: streaming, checkpoints
 Config = RunnableConfig | None
 
@@ -59,24 +60,39 @@ class CompiledLayer(_Compiled):
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
         run = LayerRun(
-            self.layer, len(self.slots), self.policy, lambda: self._earlier(config, sync), config.get("max_concurrency")
+            self.layer,
+            len(self.slots),
+            self.policy,
+            earlier=lambda: self._earlier(config, sync),
+            kept=lambda slots: self._until_kept(slots, config, sync),
+            at_once=config.get("max_concurrency"),
         )
         own: dict[str, Any] = {KEY: run}
         if _RUN not in config.get("configurable", {}):
             own[_RUN] = Run(uuid.uuid4().hex, time.monotonic())
         return {**_with(config, own), "max_concurrency": len(self.slots) + _SPARE_THREADS}
 
-    async def _earlier(self, config: RunnableConfig, sync: bool) -> dict[int, Proposal]:
-        """What this layer's proposers had answered before it was interrupted, by slot."""
+    async def _earlier(self, config: RunnableConfig, sync: bool) -> dict[int, Proposal] | None:
+        """What this layer's proposers have answered, by slot, in the checkpoint; None: there is none."""
         if "thread_id" not in config.get("configurable", {}):
-            return {}
+            return None
         get: Callable[..., Any] = self.get_state
         try:
             state = await asyncio.to_thread(get, config) if sync else await self.aget_state(config)
         except ValueError:
-            return {}  # no checkpointer: nothing can have been kept
+            return None  # no checkpointer: nothing is kept
         done = [task for task in state.tasks if task.name in self.slots and task.result]
         return {p["slot"]: p for task in done for p in (task.result or {}).get("proposals") or ()}
+
+    async def _until_kept(self, slots: set[int], config: RunnableConfig, sync: bool) -> None:
+        """Wait until the checkpoint has the answers of `slots`: a sync node's is written after its task has ended."""
+        if not sync:
+            return
+        end = time.monotonic() + _KEEP
+        while (
+            (kept := await self._earlier(config, sync)) is not None and slots - kept.keys() and time.monotonic() < end
+        ):
+            await asyncio.sleep(0.005)
 
 
 def _with(config: RunnableConfig, own: Mapping[str, Any]) -> RunnableConfig:

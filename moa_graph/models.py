@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -64,6 +64,13 @@ class Model:
     takes_state: bool = False
     """It goes from a messages state to a messages state (an agent graph, a nested mixture)."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def unheard(self) -> "Model":
+        """The same model, for where nobody hears its tokens: LangChain would stream them all the same."""
+        model: Any = self.runnable
+        if not hasattr(model, "root_async_client") or model.streaming or model.disable_streaming:
+            return self
+        return replace(self, runnable=model.model_copy(update={"disable_streaming": True}))
 
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
@@ -184,7 +191,7 @@ def _connection(provider: str, where: str, base_url: str | None, api_key_env: st
     if provider in ("openai", "together"):
         connection |= {"stream_usage": True, "max_retries": 0}
         if not os.environ.get("OPENAI_PROXY"):  # with it, ChatOpenAI makes a client of its own
-            connection |= clients()
+            connection |= {**clients(), "http_socket_options": ()}
     return connection
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackManager
@@ -44,6 +45,9 @@ class Node(Runnable[State, dict[str, Any]]):
 
 def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
     """x_i -> A_{i,j}(x_i), as a proposal. Raises QuorumError once its layer cannot get enough answers."""
+
+    if not stream:
+        seat = replace(seat, model=seat.model.unheard())
 
     async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
         layer: LayerRun = config["configurable"][KEY]

@@ -59,12 +59,13 @@ def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float
         for number, members in groupby(proposals, key=lambda proposal: proposal["layer"])
     ]
     made = [call for layer in layers for call in layer["proposals"]] + [final]
-    counted = [call for call in made if not (call["cached"] or call["resumed"])]
+    sent = [call for call in made if not call["resumed"]]
+    counted = [call for call in sent if not call["cached"]]
     path = sum(_slowest(layer["proposals"]) for layer in layers) + final["seconds"]
     return Receipt(
         layers=layers,
         final=final,
-        calls=sum(call["attempts"] for call in counted),
+        calls=sum(call["attempts"] for call in sent),
         input_tokens=sum(call["usage"].get("input_tokens", 0) for call in counted),
         output_tokens=sum(call["usage"].get("output_tokens", 0) for call in counted),
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,

@@ -29,6 +29,7 @@ class LayerRun:
     """Shared by the proposers of one layer in one run; all of them on one event loop.
 
     `earlier` tells what an interrupted run of this layer had finished: a resumed layer does not ask those again.
+    `kept` waits until the answers of these slots are where a resumed layer will find them.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class LayerRun:
         layer: int,
         size: int,
         policy: LayerPolicy,
-        earlier: Callable[[], Awaitable[Mapping[int, Proposal]]],
+        earlier: Callable[[], Awaitable[Mapping[int, Proposal] | None]],
+        kept: Callable[[set[int]], Awaitable[None]],
         at_once: int | None = None,
     ) -> None:
         self._layer, self._size, self._policy = layer, size, policy
         self._turns = asyncio.Semaphore(at_once or size)
-        self._ask_earlier = earlier
+        self._ask_earlier, self._until_kept = earlier, kept
         self._earlier: Mapping[int, Proposal] | None = None
         self._limits: dict[int, asyncio.Timeout] = {}
         self._outcomes: dict[int, Proposal] = {}
@@ -126,7 +128,8 @@ class LayerRun:
     async def _know_earlier(self) -> None:
         if self._earlier is None and len(self._arrived) < self._size:
             self._earlier = {}  # asked once, by the first who has an outcome
-            self._earlier = {slot: p for slot, p in (await self._ask_earlier()).items() if slot not in self._arrived}
+            earlier = await self._ask_earlier() or {}
+            self._earlier = {slot: p for slot, p in earlier.items() if slot not in self._arrived}
 
     async def _tell(self) -> None:
         async with self._news:
@@ -147,6 +150,7 @@ class LayerRun:
             await self._news.wait_for(self._all_done)
         if others := self._answered - {asyncio.current_task()}:
             await asyncio.wait(others)
+        await self._until_kept({slot for slot, p in self._outcomes.items() if p["status"] == "ok"})
 
     def _error(self) -> QuorumError:
         known = self._known()

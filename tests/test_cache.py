@@ -89,7 +89,7 @@ async def test_message_ids_make_no_difference(cache: Any) -> None:
 
 async def test_a_layer_reads_what_the_layer_before_it_said(cache: Any) -> None:
     """Where layer 1 says something else, layer 2 and the final model are asked again."""
-    b, final = model("b"), model("c")
+    b, final = model("b", "three", "four"), model("c")
     for said in ("one", "two"):
         await run(create_moa([[model(said)], [b]], final, cache=cache))
     assert (b.calls, final.calls) == (2, 2)
@@ -135,7 +135,7 @@ def chat(server: RecordingServer, **options: Any) -> ChatOpenAI:
         lambda server: chat(server, temperature=0.1),
         lambda server: chat(server, seed=1),
         lambda server: chat(server, model="b"),
-        lambda server: chat(server, model_kwargs={"logit_bias": {"1": 1}}),
+        lambda server: chat(server, extra_body={"top_k": 1}),
         lambda server: chat(server).bind(stop=["x"]),
         lambda server: chat(server).bind(temperature=0.1).with_config(tags=["x"]),
         lambda server: chat(server, temperature=0.1) | (lambda message: message),

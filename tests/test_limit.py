@@ -101,7 +101,7 @@ async def test_a_failed_call_gives_its_place_back() -> None:
     for answers, policy in (
         ([bad_request()], {}),
         ([HANG], {"timeout": 0.02}),
-        (["ok", HANG], {"grace": 0.02}),
+        (["ok", HANG], {"grace": 0.02, "timeout": 0.1}),
     ):
         model = shared(*answers)
         moa = moa_of(model, 2, max_concurrency=1, **policy)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
@@ -46,7 +45,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     settings = {
-        **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+        **{name: value for name, value in os.environ.items() if not name.upper().endswith(("_API_KEY", "_PROXY"))},
         "LANGGRAPH_CLI_NO_ANALYTICS": "1",
         "LANGSMITH_TRACING": "false",
         "NO_COLOR": "1",
@@ -73,19 +72,21 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 def wait_for(server: Dev, process: "subprocess.Popen[bytes]", seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
+    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while process.poll() is None and time.monotonic() < until:
         try:
-            with urllib.request.urlopen(f"{server.url}/ok", timeout=5):
+            with without_proxy.open(f"{server.url}/ok", timeout=5):
                 return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.2)
     pytest.fail(f"the server did not start:\n{server.log.read_text(encoding='utf-8')[-4000:]}")
 
 
 @needs_local
 @pytest.mark.parametrize("name", GRAPHS)
-def test_target_is_a_graph(name: str):
+def test_target_is_a_graph(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Every target of langgraph.json imports, and without any key makes a graph with no checkpointer of its own."""
+    monkeypatch.chdir(tmp_path)
     module, _, attribute = GRAPHS[name]["path"].partition(":")
     graph = getattr(import_module(module), attribute)()
     assert isinstance(graph, CompiledStateGraph)
