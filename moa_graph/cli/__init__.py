@@ -58,7 +58,8 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if type(error).__name__ == "Abort":  # click's word for an interrupt
             return 130
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error))
             return 2
         code, line = _told(error)
         print(f"moa: {line}", file=sys.stderr)  # noqa: T201
