@@ -16,7 +16,7 @@ from moa_graph.waiting import KEY, LayerRun
 __all__ = ["CompiledLayer", "CompiledMoA", "Run", "run_of"]
 
 _RUN: Final = "__moa_run"
-_KEEP: Final = 2.0  # seconds to wait for a checkpoint; with durability "exit" it is written later
+_KEEP_TRIES, _KEEP_PAUSE = 200, 0.01  # 2 s for a checkpoint; with durability "exit" it is written later
 _SPARE_THREADS: Final = 8  # LangGraph's own work in a layer: streaming, checkpoints
 Config = RunnableConfig | None
 
@@ -88,11 +88,11 @@ class CompiledLayer(_Compiled):
         """Wait until the checkpoint has the answers of `slots`: a sync node's is written after its task has ended."""
         if not sync:
             return
-        end = time.monotonic() + _KEEP
-        while (
-            (kept := await self._earlier(config, sync)) is not None and slots - kept.keys() and time.monotonic() < end
-        ):
-            await asyncio.sleep(0.005)
+        for _ in range(_KEEP_TRIES):
+            kept = await self._earlier(config, sync)
+            if kept is None or slots <= kept.keys():
+                return
+            await asyncio.sleep(_KEEP_PAUSE)
 
 
 def _with(config: RunnableConfig, own: Mapping[str, Any]) -> RunnableConfig:

@@ -1,4 +1,4 @@
-"""A run that is killed: `python -m tests.interrupted SAVER WHERE BASE_URL` asks on thread 1, and is never let finish."""
+"""A run to be killed: `python -m tests.interrupted SAVER WHERE BASE_URL` asks on thread 1."""
 
 import asyncio
 import sys

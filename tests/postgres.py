@@ -61,9 +61,10 @@ def postgres() -> Iterator[str]:
         where = f"postgresql://moa@127.0.0.1:{port}/postgres"
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
         command = [programs / "postgres", "-D", data, "-p", str(port), *options]
-        with Path(directory, "log").open("wb") as log, subprocess.Popen(
-            command, user=user, cwd="/", stdout=log, stderr=log
-        ) as server:
+        with (
+            Path(directory, "log").open("wb") as log,
+            subprocess.Popen(command, user=user, cwd="/", stdout=log, stderr=log) as server,
+        ):
             try:
                 _wait(server, where, Path(log.name))
                 yield where

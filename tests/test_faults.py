@@ -86,7 +86,7 @@ async def test_a_silent_server_is_left_when_the_time_is_over(
 
 @WAYS
 async def test_all_attempts_together_have_one_timeout(server: RecordingServer, way: str) -> None:
-    """Retries do not begin the time anew: failures, then a hang, end at the one timeout, and the last failure is told."""
+    """Retries do not begin the time anew: failures, then a hang, end at the one timeout; the last failure is told."""
     server.script("faulty", Behaviour(status=500), Behaviour(status=503, error="busy"), Behaviour(hang=True))
     proposal = faulty_of(await run(moa_of(server, timeout=0.6, retries=5), way))
     assert (proposal["status"], proposal["attempts"]) == ("timeout", 3)

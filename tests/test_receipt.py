@@ -41,7 +41,7 @@ def test_layers_are_told_apart_and_summed_up() -> None:
 @pytest.mark.parametrize("field", ["cached", "resumed"])
 def test_what_was_not_asked_now_is_told_and_not_counted(field: str) -> None:
     """Answers from the cache, or of an earlier run of the thread, cost nothing again."""
-    known = proposal(1, 1, 0.1) | ({"cached": True} if field == "cached" else {"run": "before"})
+    known = proposal(1, 1, 0.1) | ({"cached": True, "attempts": 0} if field == "cached" else {"run": "before"})
     made = receipt([known, proposal(1, 2, 0.2)], FINAL, "now")
     assert [call[field] for call in made["layers"][0]["proposals"]] == [True, False]
     assert (made["calls"], made["input_tokens"], made["output_tokens"]) == (2, 17, 5)

@@ -3,7 +3,8 @@
 Of six proposers one hangs, one answers after ten times the median, and one is rate-limited twice with a
 Retry-After; four answers are needed, so the rate-limited one is among them. Against it, the same panel asked
 with `asyncio.gather` over the OpenAI SDK, its own retries and the same timeout for each call. Both have 200 runs
-at 50 in flight, and the server a process of its own.
+at 50 in flight, the first 50 spread over the floor of one, after 200 without a fault that open the connections
+and are not counted; the server has a process of its own.
 
 Lost: answers the server gave in full that are not in a run's result, and runs without a result. Orphaned:
 requests still open on the server when the last run is over.
@@ -29,7 +30,6 @@ TIMEOUT = 12 * LATENCY
 QUORUM = 4
 FLOOR = 2 * RETRY_AFTER + LATENCY + LATENCY  # the rate-limited proposer, then the final model
 LIMIT = 1.2  # of the floor, for the 99th percentile
-WARM_UP = IN_FLIGHT  # runs that open the connections and are not counted
 QUESTION = "Why is the sky blue?"
 PANEL = ("a", "b", "d", "hanging", "slow")  # and the rate-limited one, which has a script for each run
 
@@ -154,9 +154,12 @@ async def all_runs(ask: Ask, runs: int) -> tuple[list[float], int, int]:
     async def one(run: int) -> None:
         nonlocal answers, failed
         async with places:
+            if run < IN_FLIGHT:
+                await asyncio.sleep(run * FLOOR / IN_FLIGHT)
             started = time.perf_counter()
             try:
-                answers += await ask(run)
+                got = await ask(run)
+                answers += got
             except Exception as error:
                 failed += 1
                 print(f"run {run}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -168,11 +171,9 @@ async def all_runs(ask: Ask, runs: int) -> tuple[list[float], int, int]:
 
 async def measure(what: str, make: Callable[[str, int], Ask], base_url: str) -> Result:
     server = Server(base_url)
-    ask = make(base_url, max(RUNS, WARM_UP))
-    server.prepare(WARM_UP)
-    server.script("slow", {})
-    server.script("hanging", {})
-    await all_runs(ask, WARM_UP)
+    ask = make(base_url, RUNS)
+    server.clear()
+    await all_runs(ask, RUNS)
     server.prepare(RUNS)
     times, answers, failed = await all_runs(ask, RUNS)
     orphaned = await server.orphaned()

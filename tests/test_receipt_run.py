@@ -1,0 +1,106 @@
+"""The receipt against what the server counted: nothing sent is left out, nothing is counted twice."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_openai import ChatOpenAI
+
+from moa_graph import LayerPolicy, create_moa
+from tests.server import Behaviour, RecordingServer
+
+ASK = {"messages": [("user", "Why is it so?")]}
+WAYS = pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+FAULTS: dict[str, list[Behaviour]] = {
+    "none": [Behaviour()],
+    "limited twice": [Behaviour(status=429), Behaviour(status=429, retry_after="0"), Behaviour(text="Now then.")],
+    "closed once": [Behaviour(close_after=1), Behaviour()],
+    "bad request": [Behaviour(status=400)],
+    "down": [Behaviour(status=503)],
+    "hangs": [Behaviour(hang=True)],
+    "stalls": [Behaviour(stall_after=2)],
+    "fails, then hangs": [Behaviour(status=500), Behaviour(hang=True)],
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa_graph.retry._FIRST_WAIT", 0.01)
+
+
+def moa_of(server: RecordingServer, **policy: Any) -> Any:
+    chat = {n: ChatOpenAI(model=n, base_url=server.base_url, api_key="key") for n in ("a", "b", "faulty", "final")}
+    return create_moa([chat["a"], chat["faulty"], chat["b"]], chat["final"], 3, policy=LayerPolicy(**policy))
+
+
+async def run(moa: Any, way: str) -> Any:
+    out = await moa.ainvoke(ASK) if way == "ainvoke" else await asyncio.to_thread(moa.invoke, ASK)
+    return out["messages"][-1].response_metadata["moa"]
+
+
+def check(receipts: list[Any], server: RecordingServer) -> None:
+    answered = [request for request in server.requests if request.outcome == "ok"]
+    assert sum(r["calls"] for r in receipts) == len(server.requests)
+    assert sum(r["input_tokens"] for r in receipts) == sum(request.prompt_tokens for request in answered)
+    assert sum(r["output_tokens"] for r in receipts) == sum(request.completion_tokens for request in answered)
+
+
+@WAYS
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_calls_and_tokens_are_what_the_server_counted(server: RecordingServer, way: str, fault: str) -> None:
+    """`calls` are the requests, retries and given-up ones included; tokens are those of the answered ones."""
+    server.script("faulty", *FAULTS[fault])
+    receipt = await run(moa_of(server, timeout=1.0), way)
+    await server.until(lambda: server.in_flight == 0)
+    check([receipt], server)
+
+
+async def test_sums_over_many_faulty_runs_agree(server: RecordingServer) -> None:
+    """Thirty runs at once, every fault in turn, stragglers cut: the receipts together are the server's counts."""
+    mixed = [behaviour for fault in FAULTS.values() for behaviour in fault]
+    server.script("faulty", *mixed * 4)
+    server.script("final", *[Behaviour(status=503), Behaviour(), Behaviour(text="Done.")] * 20)
+    moa = moa_of(server, quorum=2, timeout=5.0, grace=1.0, retries=3)
+    receipts = await asyncio.gather(*(run(moa, "ainvoke") for _ in range(30)))
+    await server.until(lambda: server.in_flight == 0)
+    check(receipts, server)
+    assert {request.outcome for request in server.requests} == {"ok", "fault", "closed_by_client"}
+
+
+@WAYS
+async def test_each_call_tells_its_own_part(server: RecordingServer, way: str) -> None:
+    """Per proposer: attempts as sent, usage as reported, the status and the reason where there is no answer."""
+    server.script("faulty", *FAULTS["limited twice"])
+    server.script("b", Behaviour(status=404, error="no such model"))
+    receipt = await run(moa_of(server), way)
+    first = {call["proposer"]: call for call in receipt["layers"][0]["proposals"]}
+    assert [first[name]["attempts"] for name in ("a", "faulty", "b")] == [1, 3, 1]
+    assert [first[name]["status"] for name in ("a", "faulty", "b")] == ["ok", "ok", "error"]
+    assert first["faulty"]["usage"] == {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6}
+    assert first["b"]["usage"] == {}
+    assert "no such model" in first["b"]["error"]
+    assert "error" not in first["a"]
+    assert [(layer["layer"], layer["asked"], layer["answered"]) for layer in receipt["layers"]] == [
+        (1, 3, 2),
+        (2, 3, 2),
+    ]
+    assert (receipt["final"]["proposer"], receipt["final"]["model"]) == ("final", "final")
+
+
+@WAYS
+async def test_the_critical_path_is_a_floor_of_the_run(server: RecordingServer, way: str) -> None:
+    """Each layer's slowest answer and the final model: no more than the run took, and no less than the server did."""
+    server.script("b", Behaviour(latency=0.2))
+    server.script("final", Behaviour(latency=0.1))
+    receipt = await run(moa_of(server), way)
+    assert 0.5 <= receipt["critical_path_seconds"] <= receipt["seconds"] + 0.01
+    assert [layer["seconds"] >= 0.2 for layer in receipt["layers"]] == [True, True]
+
+
+async def test_who_was_cut_is_not_on_the_critical_path(server: RecordingServer) -> None:
+    """A straggler's time is told, and is not taken for the time the answer needed."""
+    server.script("faulty", Behaviour(hang=True))
+    receipt = await run(moa_of(server, grace=0.5), "ainvoke")
+    slowest = sum(max(c["seconds"] for c in layer["proposals"] if c["status"] == "ok") for layer in receipt["layers"])
+    assert receipt["critical_path_seconds"] == pytest.approx(slowest + receipt["final"]["seconds"], abs=0.002)
+    assert receipt["seconds"] >= 1.0
