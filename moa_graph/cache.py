@@ -49,7 +49,10 @@ class Answers:
 
 def _key(seat: Seat, messages: Sequence[BaseMessage]) -> str:
     said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
-    whole = [said, seat.model.id, _made(seat.model.runnable), seat.layer, seat.slot]
+    # the embedded model's server is another one in each process; what it answers is not
+    local = seat.model.id.startswith("local:")
+    made = dict(seat.model.parameters) if local else _made(seat.model.runnable)
+    whole = [said, seat.model.id, made, seat.layer, seat.slot]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -63,7 +63,17 @@ def clean(text: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
+def _cause(error: BaseException) -> list[str]:
+    """Why a connection failed: the client libraries say "Connection error." and leave the reason to a cause."""
+    if not any(kind.__name__ == "APIConnectionError" for kind in type(error).__mro__):
+        return []
+    cause = error.__cause__
+    while cause and str(cause) in ("", str(error)):
+        cause = cause.__cause__
+    return [f"({cause})"] if cause else []
+
+
 def describe(error: BaseException) -> str:
     """`Type: message` of an error, made safe to keep in a state, a receipt or a log."""
-    message = clean(str(error))
+    message = clean(" ".join([str(error), *_cause(error)]))
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,5 +1,6 @@
 """`"provider:model"` -> a chat model, and one way to ask whatever the user gave us."""
 
+import difflib
 import functools
 import os
 import re
@@ -161,8 +162,10 @@ def _from_string(
 
         return Model(model, shared(local.chat_model(name or local.DEFAULT_MODEL, **parameters)), parameters=parameters)
     if not name or provider not in providers():
+        near = difflib.get_close_matches(provider, providers(), 1)
+        hint = f"did you mean {near[0]}:? " if near and name else ""
         raise MoAConfigError(
-            f"{where}: {model!r} does not begin with a known provider; write it as provider:model with one of "
+            f"{where}: {model!r} does not begin with a known provider; {hint}write it as provider:model with one of "
             f"{', '.join(providers())}"
         )
     connection = _connection(provider, where, base_url, api_key_env)

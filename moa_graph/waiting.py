@@ -161,5 +161,9 @@ class LayerRun:
 def too_few(layer: int, quorum: int, asked: int, proposals: list[Proposal]) -> QuorumError:
     """The error of a layer in which too few answered: names each that failed, and why."""
     got = sum(p["status"] == "ok" for p in proposals)
-    why = "; ".join(f"{p['proposer']}: {p.get('error', p['status'])}" for p in proposals if p["status"] != "ok")
+    reasons: dict[str, list[str]] = {}
+    for p in proposals:
+        if p["status"] != "ok":
+            reasons.setdefault(p.get("error", p["status"]), []).append(p["proposer"])
+    why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     return QuorumError(f"layer {layer}: {got} of {asked} proposers answered and {quorum} must; {why}", proposals)

@@ -1,7 +1,9 @@
 """`moa ask`: one question, one answer."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,13 +25,15 @@ def ask(
     layers: LayersOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print answer, proposals and receipt as JSON.")] = False,
     show_proposals: Annotated[bool, typer.Option("--show-proposals", help="Show every proposer's answer.")] = False,
+    show_receipt: Annotated[bool, typer.Option("--receipt", help="Show who answered, seconds and tokens.")] = False,
+    cache: Annotated[bool, typer.Option("--cache", help="Keep answers on disk; ask nothing twice.")] = False,
 ) -> None:
     """Ask a mixture. The answer goes to standard output, everything else to standard error."""
     import asyncio
 
     asked = _question(question)
     choice = chosen(config, layers)
-    graph = choice.build()
+    graph = choice.build(cache=_cache() if cache else None)
     _say(f"{choice.name} ({choice.why})" + (f": {choice.config.description}" if choice.config.description else ""))
     if choice.config.retired:
         _say(f"retired: {choice.config.retired}")
@@ -38,6 +42,10 @@ def ask(
         typer.echo(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2))
     if show_proposals:
         _show(state["proposals"])
+    if show_receipt:
+        from moa_graph.cli import receipt
+
+        receipt.show(state["messages"][-1].response_metadata["moa"])
     _say(_summary(choice, state))
 
 
@@ -49,6 +57,22 @@ def _question(given: str | None) -> str:
     if not given or not given.strip():
         raise MoAConfigError('the question is empty: moa ask "Why is the sky blue?", or pipe it in')
     return given.strip()
+
+
+def _cache() -> Any:
+    """The answers kept on disk, in the user's cache folder. Raises MoAConfigError where they cannot be."""
+    from sqlite3 import Error
+
+    from langgraph.cache.sqlite import SqliteCache
+
+    from moa_graph.errors import MoAConfigError
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moa_graph"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return SqliteCache[Any](path=str(folder / "answers.sqlite"))
+    except (OSError, Error) as error:
+        raise MoAConfigError(f"{folder / 'answers.sqlite'} cannot be used as a cache: {error}") from error
 
 
 async def _run(graph: Any, question: str, *, stream: bool) -> dict[str, Any]:
