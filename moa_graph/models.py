@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel.protocol import PregelProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
-from moa_graph.transport import clients, shared
+from moa_graph.transport import ask, clients, shared
 
 __all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "rate_limiter", "resolve", "text_of"]
 
@@ -76,7 +76,7 @@ class Model:
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
         given = {"messages": list(messages)} if self.takes_state else list(messages)
-        return _answer(await self.runnable.ainvoke(given, config), self.id)
+        return _answer(await ask(self.runnable, given, config), self.id)
 
 
 def _answer(output: Any, model: str) -> AIMessage:
@@ -191,6 +191,8 @@ def _connection(provider: str, where: str, base_url: str | None, api_key_env: st
         if not base_url:
             raise MoAConfigError(f"{where}: {provider} needs a key: set {' or '.join(missing)}")
         connection["api_key"] = _PLACEHOLDER_KEY
+    if provider in ("anthropic", "groq"):
+        connection["max_retries"] = 0
     if provider in ("openai", "together"):
         connection |= {"stream_usage": True, "max_retries": 0}
         if not os.environ.get("OPENAI_PROXY"):  # with it, ChatOpenAI makes a client of its own

@@ -19,12 +19,14 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
 from langgraph.pregel import Pregel
 
-__all__ = ["clients", "run_sync", "shared"]
+__all__ = ["ask", "clients", "run_sync", "shared"]
 
 _T = TypeVar("_T")
+_NAME = "moa-graph"  # of the thread that the loop behind the sync entry points runs in
 _THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
 
 _lock = threading.Lock()
@@ -41,14 +43,33 @@ def _the_portal() -> BlockingPortal:
     global _portal
     with _lock:
         if _portal is None:
-            _portal = _stack.enter_context(start_blocking_portal(name="moa-graph"))
+            _portal = _stack.enter_context(start_blocking_portal(name=_NAME))
             _portal.call(_widen)
             atexit.register(_stack.close)
         return _portal
 
 
 async def _widen() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "moa-graph"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, f"{_NAME}-sync"))
+
+
+async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
+    """What `model` gives, asked on the running loop, or on the one behind the sync entry points.
+
+    The clients of LangChain's other integrations (Anthropic, Ollama, …) cannot be shared between loops: they
+    stay on that one.
+    """
+    if not _tied_to_a_loop(model) or threading.current_thread().name == _NAME:
+        return await model.ainvoke(given, config)
+    return await asyncio.wrap_future(_the_portal().start_task_soon(partial(model.ainvoke, given, config)))
+
+
+def _tied_to_a_loop(model: Any) -> bool:
+    if isinstance(model, RunnableBindingBase):
+        return _tied_to_a_loop(model.bound)
+    package = type(model).__module__.partition(".")[0]
+    ours = package in ("langchain_core", "langchain_tests") or _has_client(model)
+    return isinstance(model, BaseChatModel) and package.startswith("langchain_") and not ours
 
 
 def clients() -> dict[str, Any]:
@@ -71,7 +92,7 @@ def shared(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
 def _copy(runnable: Any) -> Any:
     """A copy in which every model on an OpenAI client has the shared one; the same object where there is none."""
     if isinstance(runnable, BaseChatModel):
-        return _copy_of_model(runnable) if _has_default_client(runnable) else runnable
+        return _copy_of_model(runnable) if _has_client(runnable) else runnable
     if isinstance(runnable, Pregel):
         return shared(runnable)
     changed = {}
@@ -84,15 +105,20 @@ def _copy(runnable: Any) -> Any:
 
 def _copy_of_model(model: Any) -> Any:
     # our retries are the only ones, and usage is always reported
-    client = model.root_async_client.with_options(http_client=_client(), max_retries=0)
+    options = {"http_client": _client()} if _has_default_client(model) else {}
+    client = model.root_async_client.with_options(max_retries=0, **options)
     update = {"root_async_client": client, "async_client": client.chat.completions}
     if model.stream_usage is None:
         update["stream_usage"] = True
     return model.model_copy(update=update)
 
 
+def _has_client(model: Any) -> bool:
+    return getattr(model, "root_async_client", None) is not None and hasattr(model, "http_async_client")
+
+
 def _has_default_client(model: Any) -> bool:
-    return getattr(model, "root_async_client", None) is not None and getattr(model, "http_async_client", 0) is None
+    return _has_client(model) and model.http_async_client is None
 
 
 def _clients(model: Any, change: Callable[[Any], None]) -> None:

@@ -40,9 +40,7 @@ class Behaviour:
     retry_after: str | None = None  # the Retry-After header of that error
     hang: bool = False  # accept, and never send a byte
     stall_after: int | None = None  # stream headers and this many words, then nothing
-    close_after: int | None = (
-        None  # close the connection after this many words (half the body if not streaming)
-    )
+    close_after: int | None = None  # close the connection after this many words (half the body if not streaming)
     reasoning: str | None = None  # message.reasoning_content
     finish_reason: str = "stop"
     reported_model: str | None = None  # None: the requested one
@@ -135,6 +133,7 @@ class RecordingServer:
     async def _start(self) -> None:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/openai/v1/chat/completions", self._chat)  # Groq's place for the same
         for method, path in (("GET", "/stats"), ("POST", "/script"), ("POST", "/clear")):
             app.router.add_route(method, path, self._control)
         self._runner = web.AppRunner(
@@ -320,9 +319,7 @@ def server_process(*options: str) -> Iterator[str]:
     """Run the server in a process of its own, with these command-line options; gives its `base_url`."""
     command = [sys.executable, "-m", "tests.server", *options]
     root = Path(__file__).parents[1]
-    with subprocess.Popen(
-        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["base_url"]

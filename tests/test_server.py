@@ -47,9 +47,7 @@ async def test_records_the_bytes_of_a_request(server: RecordingServer, client: A
     assert (server.in_flight, server.max_in_flight, server.open_connections) == (0, 1, 1)
 
 
-async def test_script_is_followed_and_its_last_behaviour_repeats(
-    server: RecordingServer, client: AsyncOpenAI
-) -> None:
+async def test_script_is_followed_and_its_last_behaviour_repeats(server: RecordingServer, client: AsyncOpenAI) -> None:
     """Each request takes the next behaviour, then the last one for ever; `clear` forgets the script."""
     server.script("m", Behaviour(text="one"), Behaviour(text="two", reported_model="m-2", reasoning="hm"))
     answers = [await client.chat.completions.create(model="m", messages=ASK) for _ in range(3)]
@@ -70,9 +68,7 @@ async def test_streams_usage_only_when_asked(
     """A stream has one chunk per word, and a last chunk without choices carries usage if it was asked for."""
     server.script("m", Behaviour(text="three words\n\nhere ", per_token=per_token, finish_reason="length"))
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
-    async with await client.chat.completions.create(
-        model="m", messages=ASK, stream=True, **options
-    ) as stream:
+    async with await client.chat.completions.create(model="m", messages=ASK, stream=True, **options) as stream:
         chunks = [chunk async for chunk in stream]
     talking = [chunk for chunk in chunks if chunk.choices]
     words = [chunk.choices[0].delta.content for chunk in talking if chunk.choices[0].delta.content]
@@ -95,9 +91,7 @@ async def test_error_carries_retry_after(server: RecordingServer, client: AsyncO
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(
-    "behaviour", [Behaviour(hang=True), Behaviour(latency=60), Behaviour(stall_after=1)], ids=str
-)
+@pytest.mark.parametrize("behaviour", [Behaviour(hang=True), Behaviour(latency=60), Behaviour(stall_after=1)], ids=str)
 async def test_notices_a_client_that_leaves(
     server: RecordingServer, client: AsyncOpenAI, behaviour: Behaviour, stream: bool
 ) -> None:

@@ -16,7 +16,7 @@ from langchain_together import ChatTogether
 from langgraph.graph import END, START, MessagesState, StateGraph
 from openai import DefaultAsyncHttpxClient
 
-from moa_graph import LayerPolicy, Proposer, create_moa
+from moa_graph import LayerPolicy, Proposer, QuorumError, create_moa
 from moa_graph.testing import ScriptedChatModel
 from moa_graph.transport import run_sync, shared
 from tests.server import Behaviour, RecordingServer
@@ -235,3 +235,22 @@ def test_a_process_ends_in_silence(server: RecordingServer) -> None:
     command = [sys.executable, "-W", "always::ResourceWarning", "-c", SCRIPT, server.base_url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "answer of a #10\n", "")
+
+
+def test_a_model_of_another_integration_serves_several_loops(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that cannot be shared between loops (here Groq's) stays on one, and is cancelled there too."""
+    groq = pytest.importorskip("langchain_groq")
+    model = groq.ChatGroq(model="a", base_url=server.base_url.removesuffix("/v1"), api_key="key", max_retries=0)
+    moa = create_moa([Proposer(model, name="a")], model, 2, policy=LayerPolicy(retries=0))
+    for way in ("invoke", "loop", "loop", "stream", "astream"):
+        WAYS[way](moa)
+    assert {request.outcome for request in server.requests} == {"ok"}
+    server.script("a", Behaviour(hang=True))
+    hasty = create_moa([Proposer(model, name="a", timeout=0.3)], model, 2)
+    with pytest.raises(QuorumError, match="no answer within"):
+        asyncio.run(hasty.ainvoke(ASK))
+    asyncio.run(server.until(lambda: server.in_flight == 0))
+    assert server.requests[-1].outcome == "closed_by_client"
+    run_sync(model.async_client._client.close)
