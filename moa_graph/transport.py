@@ -26,31 +26,35 @@ from langgraph.pregel import Pregel
 __all__ = ["ask", "clients", "run_sync", "shared"]
 
 _T = TypeVar("_T")
-_NAME = "moa-graph"  # of the thread that the loop behind the sync entry points runs in
+_NAME = "moa-graph"
 _THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
 
 _lock = threading.Lock()
-_stack = ExitStack()
-_portal: BlockingPortal | None = None
 
 
 def run_sync(call: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
     """Await `call(*args, **kwargs)` on the one loop behind all sync entry points, and return what it gives."""
-    return _the_portal().call(partial(call, *args, **kwargs))
+    return _home()[0].call(partial(call, *args, **kwargs))
 
 
-def _the_portal() -> BlockingPortal:
-    global _portal
+@functools.cache
+def _started() -> tuple[BlockingPortal, asyncio.AbstractEventLoop]:
+    stack = ExitStack()
+    portal = stack.enter_context(start_blocking_portal(name=_NAME))
+    atexit.register(stack.close)
+    return portal, portal.call(_settle_in)
+
+
+def _home() -> tuple[BlockingPortal, asyncio.AbstractEventLoop]:
+    """The way into the loop behind the sync entry points, and that loop; started when it is first needed."""
     with _lock:
-        if _portal is None:
-            _portal = _stack.enter_context(start_blocking_portal(name=_NAME))
-            _portal.call(_widen)
-            atexit.register(_stack.close)
-        return _portal
+        return _started()
 
 
-async def _widen() -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, f"{_NAME}-sync"))
+async def _settle_in() -> asyncio.AbstractEventLoop:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, _NAME))
+    return loop
 
 
 async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -59,9 +63,9 @@ async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> 
     The clients of LangChain's other integrations (Anthropic, Ollama, …) cannot be shared between loops: they
     stay on that one.
     """
-    if not _tied_to_a_loop(model) or threading.current_thread().name == _NAME:
+    if not _tied_to_a_loop(model) or asyncio.get_running_loop() is (home := _home()[1]):
         return await model.ainvoke(given, config)
-    return await asyncio.wrap_future(_the_portal().start_task_soon(partial(model.ainvoke, given, config)))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(model.ainvoke(given, config), home))
 
 
 def _tied_to_a_loop(model: Any) -> bool:

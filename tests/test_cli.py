@@ -207,6 +207,8 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background jobs, and what they start, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -229,7 +231,10 @@ async def test_interrupt_stops_at_once(mixture: Path, server: RecordingServer):
         await server.until(lambda: server.in_flight == 2, timeout=60)
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
-        out, err = process.communicate(timeout=20)
+        try:
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert time.monotonic() - interrupted < 5
     assert (out, err.strip()) == ("", "two.yaml (as asked)")

@@ -1,39 +1,22 @@
 """LangGraph's own server, which Studio talks to, serves the mixtures of `langgraph.json`."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from langgraph.graph.state import CompiledStateGraph
 
 from moa_graph import local, studio
+from tests.dev_server import ROOT, Dev, dev_server, needs_server
 
-ROOT = Path(__file__).parents[1]
 GRAPHS = json.loads((ROOT / "langgraph.json").read_text(encoding="utf-8"))["graphs"]
 ASKED: Any = {"messages": [{"role": "user", "content": "What is 2 + 2? Answer with one number."}]}
 
 needs_local = pytest.mark.skipif(not local.available(), reason='needs pip install "moa-graph[local]"')
-needs_server = pytest.mark.skipif(
-    not (find_spec("langgraph_cli") and find_spec("langgraph_api")), reason='needs pip install "langgraph-cli[inmem]"'
-)
-
-
-class Dev(NamedTuple):
-    """A running `langgraph dev`."""
-
-    url: str
-    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -41,45 +24,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """The server, offline and without keys, in a folder with nothing but `langgraph.json`."""
     folder = tmp_path_factory.mktemp("studio")
     shutil.copy(ROOT / "langgraph.json", folder)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = {
-        **{name: value for name, value in os.environ.items() if not name.upper().endswith(("_API_KEY", "_PROXY"))},
-        "LANGGRAPH_CLI_NO_ANALYTICS": "1",
-        "LANGSMITH_TRACING": "false",
-        "NO_COLOR": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    server = Dev(f"http://127.0.0.1:{port}", folder / "log")
-    try:
-        wait_for(server, process)
+    with dev_server(folder) as server:
         yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(server: Dev, process: "subprocess.Popen[bytes]", seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            with without_proxy.open(f"{server.url}/ok", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the server did not start:\n{server.log.read_text(encoding='utf-8')[-4000:]}")
 
 
 @needs_local
@@ -133,9 +79,8 @@ async def test_served(dev: Dev):
         assert any(event.event.startswith("values|layer_1:") for event in events)
         assert (await client.threads.get_state(thread["thread_id"]))["values"]["proposals"] == values["proposals"]
 
-    log = dev.log.read_text(encoding="utf-8")
-    assert "Blocking call" not in log
-    assert "Traceback" not in log
+    assert "Blocking call" not in dev.said
+    assert "Traceback" not in dev.said
 
 
 def check_output(output: Any) -> None:
