@@ -159,6 +159,42 @@ def test_stream_that_breaks_half_way(moa: Moa, mixture: Path, server: RecordingS
     assert "the final model failed: openai:c: " in ran.failed()
 
 
+def test_receipt(moa: Moa, mixture: Path, server: RecordingServer):
+    """`--receipt` shows a row for each model with its status, attempts and tokens, their sums, and each reason."""
+    server.script("b", Behaviour(status=400, error="no such model"))
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--receipt")
+    rows = [line.split() for line in ran.err.splitlines()]
+    assert ["1", "a", "a", "ok"] in [row[:4] for row in rows]
+    assert ["1", "b", "openai:b", "error"] in [row[:4] for row in rows]
+    assert ["2", "final", "c", "ok"] in [row[:4] for row in rows]
+    sums = next(row for row in rows if len(row) == 4 and row[1] == "3")
+    assert [int(n.replace(",", "")) for n in sums[2:]] == [
+        sum(r.prompt_tokens for r in server.requests if r.outcome == "ok"),
+        sum(r.completion_tokens for r in server.requests if r.outcome == "ok"),
+    ]
+    assert any(line.startswith("b: ") and "no such model" in line for line in ran.err.splitlines())
+    assert ran.out == "answer of c #1\n"
+
+
+def test_cache(moa: Moa, mixture: Path, server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With `--cache` the same question is answered from disk: the second run asks nobody."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, again = (moa("ask", "Why?", "-c", "two.yaml", "--cache") for _ in range(2))
+    assert (again.code, again.out) == (0, first.out)
+    assert len(server.requests) == 3
+    assert "two.yaml: 0 calls" in again.err
+
+
+def test_cache_that_is_no_cache(moa: Moa, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A cache file that SQLite cannot read is one line that names it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "moa_graph").mkdir()
+    (tmp_path / "moa_graph" / "answers.sqlite").write_text("not a database, but long enough to be read as one" * 9)
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--cache")
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert "answers.sqlite cannot be used as a cache" in ran.err
+
+
 def test_json_of_a_stream_that_breaks_is_no_json(moa: Moa, mixture: Path, server: RecordingServer):
     """With `--json` a run that fails prints nothing on standard output: half a document helps nobody."""
     server.script("c", Behaviour(text="one two three four", close_after=2))
