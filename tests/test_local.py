@@ -149,7 +149,8 @@ def test_the_module_is_cheap_to_import() -> None:
 def test_a_process_exits_cleanly(how: str) -> None:
     """A program ends at once, silently and with its own status: done, still generating, or after Ctrl-C."""
     script = f"""
-import _thread, threading, time
+import _thread, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
 from moa_graph import local
 model = local.chat_model(max_tokens=2000, logit_bias={{2: -100}})
 if {how!r} == "busy":

@@ -73,7 +73,11 @@ def test_the_providers_are_sorted_and_ours_is_among_them() -> None:
         ("openai:x", {}, "here: openai needs a key: set OPENAI_API_KEY"),
         ("google_genai:x", {}, "set GOOGLE_API_KEY or GEMINI_API_KEY"),
         ("openai:x", {"api_key_env": "MY_KEY"}, "here: the variable MY_KEY .* is not set"),
-        ("groq:x", {"base_url": "http://127.0.0.1:9"}, 'here: groq needs a package: pip install "langchain-groq"'),
+        (
+            "cohere:x",
+            {"base_url": "http://127.0.0.1:9"},
+            'here: cohere needs a package: pip install "langchain-cohere"',
+        ),
         ("openai:x", {"base_url": "http://127.0.0.1:9", "temperature": "hot"}, "here: openai:x cannot be made: .*temp"),
         (3, {}, "here: int is no model"),
         (None, {}, "here: NoneType is no model"),
