@@ -103,6 +103,8 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
             try:
                 async with seat.policy.turn(), asyncio.timeout(seat.policy.timeout) as limit:
                     answer = await ask.answer(x_next(state["messages"], state.get("synthesis", ""), seat.system))
+                    if not answer.content and not answer.tool_calls:
+                        raise MoAError(_no_text(answer))
             except GraphBubbleUp:
                 raise
             except Exception as error:
@@ -184,9 +186,13 @@ def _heard_by(handler: AsyncCallbackHandler, config: RunnableConfig) -> Runnable
 
 def _answered(message: AIMessage, model: str) -> Proposal:
     if not (text := text_of(message)):
-        reason = message.response_metadata.get("finish_reason")
-        raise MoAError(f"the answer has no text{f' (finish_reason: {reason})' if reason else ''}")
+        raise MoAError(_no_text(message))
     return cast("Proposal", {"content": text, "model": _model_of(message, model), "usage": _usage(message)})
+
+
+def _no_text(message: AIMessage) -> str:
+    reason = message.response_metadata.get("finish_reason")
+    return f"the answer has no text{f' (finish_reason: {reason})' if reason else ''}"
 
 
 def _model_of(message: AIMessage, asked: str) -> str:

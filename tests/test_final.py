@@ -133,3 +133,11 @@ async def test_a_provider_that_fails_before_its_first_token(server: RecordingSer
         with pytest.raises(FinalError):
             await run(moa_of(*chat.values(), retries=2), way)
         assert [request.model for request in server.requests] == ["first", "second", "first"]
+
+
+async def test_an_answer_with_nothing_in_it_is_none() -> None:
+    """A final model that says nothing has failed: the next one is asked, and the reason is told."""
+    silent, second = ScriptedChatModel(answers=[""]), ScriptedChatModel(answers=["Because."])
+    out = await create_moa([ScriptedChatModel()], [silent, second], 2).ainvoke({"messages": [("user", "Why?")]})
+    assert out["messages"][-1].text == "Because."
+    assert "the answer has no text" in out["messages"][-1].response_metadata["moa"]["final"]["error"]
