@@ -115,8 +115,7 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
                         f"the final model failed: {'; '.join(failures)}", state.get("proposals", [])
                     ) from error
                 continue
-            call = _final_call(seat, answer, ask, failures, made)
-            call["seconds"] = round(time.monotonic() - began, 3)
+            call = _final_call(seat, answer, ask, failures, made, time.monotonic() - began)
             return {"messages": [_with_receipt(answer, state.get("proposals", []), call, config)]}
         raise AssertionError("a mixture has a final model")
 
@@ -204,9 +203,9 @@ def _usage(message: AIMessage) -> dict[str, int]:
     return usage_of(message.usage_metadata)
 
 
-def _final_call(seat: Seat, answer: AIMessage, ask: _Asking, failures: list[str], made: int) -> Call:
+def _final_call(seat: Seat, answer: AIMessage, ask: _Asking, failures: list[str], made: int, seconds: float) -> Call:
     call = Call(
-        proposer="final", model=_model_of(answer, seat.model.id), status="ok", seconds=ask.seconds,
+        proposer="final", model=_model_of(answer, seat.model.id), status="ok", seconds=round(seconds, 3),
         attempts=made + ask.made, usage=_usage(answer), cached=ask.cached, resumed=False,
     )  # fmt: skip
     if failures:

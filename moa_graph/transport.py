@@ -88,7 +88,7 @@ def shared(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """
     if isinstance(model, Pregel):
         for inner in _models_in(model):
-            _clients(inner, lambda client: setattr(client, "_client", _client()))
+            inner.root_async_client._client = inner.async_client._client._client = _client()
         return model
     return _copy(model)  # type: ignore[no-any-return]
 
@@ -123,11 +123,6 @@ def _has_client(model: Any) -> bool:
 
 def _has_default_client(model: Any) -> bool:
     return _has_client(model) and model.http_async_client is None
-
-
-def _clients(model: Any, change: Callable[[Any], None]) -> None:
-    change(model.root_async_client)
-    change(model.async_client._client)
 
 
 def _listed(value: Any) -> list[Any]:

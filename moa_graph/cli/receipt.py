@@ -26,14 +26,15 @@ def show(receipt: "Receipt") -> None:
         ("out", f"{receipt['output_tokens']:,}"),
     ):
         table.add_column(name, footer=total, justify="right")
-    for layer in receipt["layers"]:
-        for call in layer["proposals"]:
-            _row(table, str(layer["layer"]), call)
-    _row(table, str(len(receipt["layers"]) + 1), receipt["final"])
-    Console(stderr=True).print(table)
-    for call in [call for layer in receipt["layers"] for call in layer["proposals"]] + [receipt["final"]]:
+    calls = [(layer["layer"], call) for layer in receipt["layers"] for call in layer["proposals"]]
+    calls.append((len(receipt["layers"]) + 1, receipt["final"]))
+    for number, call in calls:
+        _row(table, str(number), call)
+    console = Console(stderr=True)
+    console.print(table)
+    for _, call in calls:
         if "error" in call:
-            Console(stderr=True).print(Text(f"{call['proposer']}: {call['error']}"))
+            console.print(Text(f"{call['proposer']}: {call['error']}"))
 
 
 def _row(table: Table, layer: str, call: "Call") -> None:
