@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_stream_writer
 from langgraph.graph.state import CompiledStateGraph
 
 from moa_graph.policy import LayerPolicy
@@ -26,6 +27,10 @@ class Run(NamedTuple):
 
     id: str
     started: float
+
+
+def _new_run() -> Run:
+    return Run(uuid.uuid4().hex, time.monotonic())
 
 
 def run_of(config: RunnableConfig) -> Run:
@@ -48,7 +53,7 @@ class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
 
 class CompiledMoA(_Compiled):
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        return _with(config, {_RUN: Run(uuid.uuid4().hex, time.monotonic())})
+        return _with(config, {_RUN: _new_run()})
 
 
 class CompiledLayer(_Compiled):
@@ -59,17 +64,19 @@ class CompiledLayer(_Compiled):
         self.layer, self.slots, self.policy = layer, slots, policy
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        run = LayerRun(
+        within = config.get("configurable", {}).get(_RUN)
+        run = within or _new_run()
+        layer = LayerRun(
             self.layer,
             len(self.slots),
             self.policy,
             earlier=lambda: self._earlier(config, sync),
             kept=lambda slots: self._until_kept(slots, config, sync),
             at_once=config.get("max_concurrency"),
+            run=run.id,
+            tell=get_stream_writer() if within else None,  # a mixture's events come from the mixture
         )
-        own: dict[str, Any] = {KEY: run}
-        if _RUN not in config.get("configurable", {}):
-            own[_RUN] = Run(uuid.uuid4().hex, time.monotonic())
+        own = {KEY: layer, _RUN: run}
         return {**_with(config, own), "max_concurrency": len(self.slots) + _SPARE_THREADS}
 
     async def _earlier(self, config: RunnableConfig, sync: bool) -> dict[int, Proposal] | None:

@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.config import get_stream_writer
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
 from moa_graph.cache import Answers
 from moa_graph.compiled import run_of
 from moa_graph.errors import FinalError, MoAError, describe
+from moa_graph.events import Done, FinalStarted, LayerDone, Tell
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
@@ -32,15 +34,15 @@ State = Any  # LayerState or MoAState: LangGraph hands over the node's part of i
 class Node(Runnable[State, dict[str, Any]]):
     """A node written once, as a coroutine: `.invoke()` awaits it on the loop behind the sync entry points."""
 
-    def __init__(self, name: str, call: Callable[[State, RunnableConfig], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(self, name: str, call: Callable[[State, RunnableConfig, Tell], Awaitable[dict[str, Any]]]) -> None:
         self.name = name
         self._call = call
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
-        return await self._call(input, config or {})
+        return await self._call(input, config or {}, get_stream_writer())
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
-        return run_sync(self._call, input, config or {})
+        return run_sync(self._call, input, config or {}, get_stream_writer())
 
 
 def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
@@ -49,18 +51,22 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
     if not stream:
         seat = replace(seat, model=seat.model.unheard())
 
-    async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
+    who = {"layer": seat.layer, "slot": seat.slot, "proposer": seat.name, "model": seat.model.id}
+
+    async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
         layer: LayerRun = config["configurable"][KEY]
+        layer.arrive(seat.slot, tell)
         messages = x_next(state["messages"], state.get("synthesis", ""), seat.system)
         if not stream:
             config = {**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]}
-        ask = _Asking(seat, answers, config)
+        ask = _Asking(seat, answers, config, lambda: layer.tell(_first_token(who, layer.run, ask.seconds)))
         proposal = Proposal(
             layer=seat.layer, slot=seat.slot, proposer=seat.name, model=seat.model.id, status="ok", content="",
             seconds=0.0, attempts=0, run=run_of(config).id,
         )  # fmt: skip
         try:
             async with layer.limit(seat.slot) as limit, layer.turn(seat.slot, seat.policy):
+                layer.tell({"type": "moa.proposer_started", "run": layer.run, **who})
                 proposal |= _answered(await ask.answer(messages), seat.model.id)
         except GraphBubbleUp:
             await layer.pause(seat.slot)
@@ -78,11 +84,17 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
 def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:
     """A layer's proposals -> ⊕[…]. It calls no model. Raises QuorumError where too few answered."""
 
-    async def call(state: State, _: RunnableConfig) -> dict[str, Any]:
+    async def call(state: State, config: RunnableConfig, _: Tell) -> dict[str, Any]:
+        run: LayerRun = config["configurable"][KEY]
         proposals = [p for p in state.get("proposals", ()) if p["layer"] == layer]
         answers = [p["content"] for p in proposals if p["status"] == "ok"]
         if len(answers) < quorum:
             raise too_few(layer, quorum, size, proposals)
+        run.tell(
+            LayerDone(
+                type="moa.layer_done", run=run.run, layer=layer, asked=size, answered=len(answers), seconds=run.seconds
+            )
+        )
         return {"synthesis": prompt.synthesis(answers)}
 
     return Node("aggregate", call)
@@ -95,11 +107,13 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
     where none is left.
     """
 
-    async def call(state: State, config: RunnableConfig) -> dict[str, Any]:
+    async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
+        run = run_of(config)
         failures: list[str] = []
         made, began = 0, time.monotonic()
         for seat in seats:
             ask = _Asking(seat, answers, config)
+            tell(_final_started(seat, run.id, failures))
             try:
                 async with seat.policy.turn(), asyncio.timeout(seat.policy.timeout) as limit:
                     answer = await ask.answer(x_next(state["messages"], state.get("synthesis", ""), seat.system))
@@ -116,7 +130,11 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
                     ) from error
                 continue
             call = _final_call(seat, answer, ask, failures, made, time.monotonic() - began)
-            return {"messages": [_with_receipt(answer, state.get("proposals", []), call, config)]}
+            seconds = round(time.monotonic() - run.started, 3)
+            moa = receipt(state.get("proposals", []), call, run.id, seconds)
+            tell(Done(type="moa.done", run=run.id, receipt=moa))
+            metadata = {**answer.response_metadata, "moa": moa}
+            return {"messages": [answer.model_copy(update={"response_metadata": metadata})]}
         raise AssertionError("a mixture has a final model")
 
     return Node("final", call)
@@ -125,18 +143,25 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
 class _FirstToken(AsyncCallbackHandler):
     """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
 
-    began = False
+    def __init__(self, tell: Callable[[], None] | None) -> None:
+        self.began = False
+        self._tell = tell
 
     async def on_llm_new_token(self, token: str | list[Any], **_: Any) -> None:
-        self.began = self.began or bool(token)
+        if token and not self.began:
+            self.began = True
+            if self._tell:
+                self._tell()
 
 
 class _Asking:
     """One seat is asked: from the cache, else the model, in its turn, with further attempts where they may help."""
 
-    def __init__(self, seat: Seat, answers: Answers, config: RunnableConfig) -> None:
+    def __init__(
+        self, seat: Seat, answers: Answers, config: RunnableConfig, on_first_token: Callable[[], None] | None = None
+    ) -> None:
         self._seat, self._answers = seat, answers
-        self._first = _FirstToken()
+        self._first = _FirstToken(on_first_token)
         hidden = TAG_NOSTREAM in (config.get("tags") or ())
         self._config = config if hidden else _heard_by(self._first, config)
         self._attempts = Attempts(seat.policy.retries, lambda: not self.began)
@@ -213,7 +238,12 @@ def _final_call(seat: Seat, answer: AIMessage, ask: _Asking, failures: list[str]
     return call
 
 
-def _with_receipt(answer: AIMessage, proposals: Sequence[Proposal], call: Call, config: RunnableConfig) -> AIMessage:
-    run = run_of(config)
-    moa = receipt(proposals, call, run.id, round(time.monotonic() - run.started, 3))
-    return answer.model_copy(update={"response_metadata": {**answer.response_metadata, "moa": moa}})
+def _final_started(seat: Seat, run: str, failures: Sequence[str]) -> FinalStarted:
+    told = FinalStarted(type="moa.final_started", run=run, layer=seat.layer, model=seat.model.id)
+    if failures:
+        told["error"] = failures[-1]
+    return told
+
+
+def _first_token(who: Mapping[str, Any], run: str, seconds: float) -> dict[str, Any]:
+    return {"type": "moa.proposer_first_token", "run": run, **who, "seconds": seconds}

@@ -7,13 +7,15 @@ only those that raised.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from langgraph.errors import GraphInterrupt
 
 from moa_graph.errors import QuorumError
+from moa_graph.events import LayerStarted, Tell, proposer_done
 from moa_graph.policy import LayerPolicy
 from moa_graph.state import Proposal
 
@@ -29,7 +31,8 @@ class LayerRun:
     """Shared by the proposers of one layer in one run; all of them on one event loop.
 
     `earlier` tells what an interrupted run of this layer had finished: a resumed layer does not ask those again.
-    `kept` waits until the answers of these slots are where a resumed layer will find them.
+    `kept` waits until the answers of these slots are where a resumed layer will find them. `tell` is told the
+    events of run `run`; `None`: whoever hears the first proposer's stream hears them.
     """
 
     def __init__(
@@ -40,7 +43,11 @@ class LayerRun:
         earlier: Callable[[], Awaitable[Mapping[int, Proposal] | None]],
         kept: Callable[[set[int]], Awaitable[None]],
         at_once: int | None = None,
+        run: str = "",
+        tell: Tell | None = None,
     ) -> None:
+        self.run, self._tell_event = run, tell
+        self._began = time.monotonic()
         self._layer, self._size, self._policy = layer, size, policy
         self._turns = asyncio.Semaphore(at_once or size)
         self._ask_earlier, self._until_kept = earlier, kept
@@ -53,9 +60,25 @@ class LayerRun:
         self._news = asyncio.Condition()
         self._cut_at: float | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Wall time since this run of the layer began."""
+        return round(time.monotonic() - self._began, 3)
+
+    def tell(self, event: Any) -> None:
+        """Tell whoever listens to this run."""
+        if self._tell_event is not None:
+            self._tell_event(event)
+
+    def arrive(self, slot: int, tell: Tell) -> None:
+        """`slot` has begun, perhaps in a queue. The first to arrive tells that the layer has."""
+        if not self._arrived:
+            self._tell_event = self._tell_event or tell
+            self.tell(LayerStarted(type="moa.layer_started", run=self.run, layer=self._layer, asked=self._size))
+        self._arrived.add(slot)
+
     def limit(self, slot: int) -> asyncio.Timeout:
         """The time `slot` has, its place in a queue included: until the grace ends."""
-        self._arrived.add(slot)
         limit = self._limits[slot] = asyncio.timeout_at(self._cut_at)
         return limit
 
@@ -77,15 +100,16 @@ class LayerRun:
         """Take in an outcome, and give it back when the layer may go on. Raises QuorumError."""
         slot = proposal["slot"]
         self._outcomes[slot] = proposal
+        self.tell(proposer_done(proposal, self.run))
         await self._know_earlier()
         if proposal["status"] == "ok":
             if task := asyncio.current_task():
                 self._answered.add(task)
             if self._count() >= self._policy.quorum and self._policy.grace is not None:
                 self._cut(asyncio.get_running_loop().time() + self._policy.grace)
-            await self._tell()
+            await self._notify()
             return proposal
-        await self._tell()
+        await self._notify()
         await self._decided()
         if self._met():
             return proposal
@@ -95,7 +119,7 @@ class LayerRun:
     async def pause(self, slot: int) -> None:
         """`slot` asks a person something: its outcome is left to the run that is resumed with the answer."""
         self._paused.add(slot)
-        await self._tell()
+        await self._notify()
 
     async def _decided(self) -> None:
         """Wait until the quorum is met or cannot be. Each proposer still answering is bounded by its own time."""
@@ -131,7 +155,7 @@ class LayerRun:
             earlier = await self._ask_earlier() or {}
             self._earlier = {slot: p for slot, p in earlier.items() if slot not in self._arrived}
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
 

@@ -16,7 +16,7 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "transport", "retry", "limit"},
-    {"models", "receipt", "waiting", "testing", "local"},
+    {"models", "receipt", "events", "waiting", "testing", "local"},
     {"panel"},
     {"nodes"},
     {"graph"},
