@@ -16,7 +16,7 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.models import Model
 from moa_graph.nodes import aggregate, final, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
-from moa_graph.policy import LayerPolicy
+from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
 from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
 
@@ -44,7 +44,7 @@ def create_layer(
     Raises MoAConfigError when built, QuorumError when run.
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
-    seated = seats(layer, panel, policy or LayerPolicy())
+    seated = seats(layer, panel, _checked(policy, cache))
     return _layer(
         seated, _prompt(prompt), stream_proposers, checkpointer=checkpointer, store=store, cache=cache, name=name
     )
@@ -76,7 +76,7 @@ def create_moa(
     Raises MoAConfigError when built: an empty panel, `layers` below 1, a name twice, a quorum above the panel,
     an unknown provider, a missing key or package. Raises QuorumError and FinalError when run.
     """
-    policy, said = policy or LayerPolicy(), _prompt(prompt)
+    policy, said = _checked(policy, cache), _prompt(prompt)
     if budget is not None:
         raise MoAConfigError("budget is not available yet: leave it out")
     made: dict[int, Model] = {}
@@ -161,6 +161,12 @@ def _finals(aggregator: ProposerLike | Sequence[ProposerLike], layer: int, polic
 
 def _prompt(prompt: str | Prompt) -> Prompt:
     return prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+
+
+def _checked(policy: LayerPolicy | None, cache: BaseCache[Any] | None) -> LayerPolicy:
+    if cache is not None and not isinstance(cache, BaseCache):
+        raise MoAConfigError(f"cache is {cache!r}: give a LangGraph cache, such as InMemoryCache(), or None")
+    return checked(policy) or LayerPolicy()
 
 
 def _each_run_anew(graph: Graph) -> Graph:

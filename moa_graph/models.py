@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBindingBase
 from langgraph.pregel.protocol import PregelProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
@@ -65,6 +67,14 @@ class Model:
     takes_state: bool = False
     """It goes from a messages state to a messages state (an agent graph, a nested mixture)."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether asking it once is one request: a chat model, and not a chain, a graph or a function."""
+        inner: Any = self.runnable
+        while isinstance(inner, RunnableBindingBase):
+            inner = inner.bound
+        return isinstance(inner, BaseChatModel)
 
     def unheard(self) -> "Model":
         """The same model, for where nobody hears its tokens: LangChain would stream them all the same."""
@@ -136,8 +146,9 @@ def resolve(
             wanted.pop("temperature", None)
         return _from_string(model.strip(), where, base_url, api_key_env, wanted)
     if not isinstance(model, Runnable):
+        hint = "wrap it in langchain_core's RunnableLambda" if callable(model) else "give a runnable"
         raise MoAConfigError(
-            f'{where}: {type(model).__name__} is no model: give "provider:model", a chat model, or a runnable'
+            f'{where}: {type(model).__name__} is no model: give "provider:model" or a chat model, or {hint}'
         )
     if base_url or api_key_env:
         raise MoAConfigError(f"{where}: base_url and api_key_env go with a model string; this is an object already")
@@ -162,8 +173,7 @@ def _from_string(
 
         return Model(model, shared(local.chat_model(name or local.DEFAULT_MODEL, **parameters)), parameters=parameters)
     if not name or provider not in providers():
-        near = difflib.get_close_matches(provider, providers(), 1)
-        hint = f"did you mean {near[0]}:? " if near and name else ""
+        hint = _meant(model, provider, name)
         raise MoAConfigError(
             f"{where}: {model!r} does not begin with a known provider; {hint}write it as provider:model with one of "
             f"{', '.join(providers())}"
@@ -171,6 +181,16 @@ def _from_string(
     connection = _connection(provider, where, base_url, api_key_env)
     known = {k: v for k, v in parameters.items() if k != "rate_limiter"} | ({"base_url": base_url} if base_url else {})
     return Model(model, _init(provider, name, where, {**parameters, **connection}), parameters=known)
+
+
+def _meant(model: str, provider: str, name: str) -> str:
+    """What an unknown model string may have meant, as a question; "" where nobody knows."""
+    from langchain.chat_models import base
+
+    if not name and (known := base._attempt_infer_model_provider(model)):
+        return f"did you mean {known}:{model}? "
+    near = difflib.get_close_matches(provider, providers(), 1)
+    return f"did you mean {near[0]}:{name}? " if near and name else ""
 
 
 @functools.cache

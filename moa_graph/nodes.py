@@ -2,26 +2,26 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
+from moa_graph.asking import Asking
 from moa_graph.cache import Answers
 from moa_graph.compiled import run_of
-from moa_graph.errors import FinalError, MoAError, describe
+from moa_graph.errors import FinalError, MoAConfigError, MoAError
 from moa_graph.events import Done, FinalStarted, LayerDone, Tell
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.receipt import Call, receipt, usage_of
-from moa_graph.retry import Attempts
 from moa_graph.state import Proposal
 from moa_graph.transport import run_sync
 from moa_graph.waiting import KEY, LayerRun, too_few
@@ -56,10 +56,10 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
         layer: LayerRun = config["configurable"][KEY]
         layer.arrive(seat.slot, tell)
-        messages = x_next(state["messages"], state.get("synthesis", ""), seat.system)
+        messages = x_next(_asked(state), state.get("synthesis", ""), seat.system)
         if not stream:
             config = {**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]}
-        ask = _Asking(seat, answers, config, lambda: layer.tell(_first_token(who, layer.run, ask.seconds)))
+        ask = Asking(seat, answers, config, lambda: layer.tell(_first_token(who, layer.run, ask.seconds)))
         proposal = Proposal(
             layer=seat.layer, slot=seat.slot, proposer=seat.name, model=seat.model.id, status="ok", content="",
             seconds=0.0, attempts=0, run=run_of(config).id,
@@ -76,6 +76,7 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
             proposal["status"] = "cut" if cut else "timeout" if limit.expired() else "error"
             proposal["error"] = f"cut after {ask.seconds:.1f} s" if cut else ask.why(error, limit)
         proposal |= {"seconds": ask.seconds, "attempts": ask.made, "cached": ask.cached}
+        proposal |= _counted(ask)
         return {"proposals": [await layer.settle(proposal)]}
 
     return Node(seat.name, call)
@@ -108,28 +109,30 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
     """
 
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
-        run = run_of(config)
+        run, asked = run_of(config), _asked(state)
         failures: list[str] = []
-        made, began = 0, time.monotonic()
+        before, began = Counter[str](), time.monotonic()
         for seat in seats:
-            ask = _Asking(seat, answers, config)
+            ask = Asking(seat, answers, config)
             tell(_final_started(seat, run.id, failures))
             try:
                 async with seat.policy.turn(), asyncio.timeout(seat.policy.timeout) as limit:
-                    answer = await ask.answer(x_next(state["messages"], state.get("synthesis", ""), seat.system))
+                    answer = await ask.answer(x_next(asked, state.get("synthesis", ""), seat.system))
                     if not answer.content and not answer.tool_calls:
                         raise MoAError(_no_text(answer))
             except GraphBubbleUp:
                 raise
             except Exception as error:
                 failures.append(f"{seat.model.id}: {ask.why(error, limit)}")
-                made += ask.made
+                before += Counter(attempts=ask.made, calls=ask.calls, **ask.usage)
                 if ask.began or seat is seats[-1]:
                     raise FinalError(
                         f"the final model failed: {'; '.join(failures)}", state.get("proposals", [])
                     ) from error
                 continue
-            call = _final_call(seat, answer, ask, failures, made, time.monotonic() - began)
+            call = _final_call(seat, answer, ask, before, time.monotonic() - began)
+            if failures:
+                call["error"] = "; ".join(failures)
             seconds = round(time.monotonic() - run.started, 3)
             moa = receipt(state.get("proposals", []), call, run.id, seconds)
             tell(Done(type="moa.done", run=run.id, receipt=moa))
@@ -140,72 +143,10 @@ def final(seats: Sequence[Seat], answers: Answers) -> Node:
     return Node("final", call)
 
 
-class _FirstToken(AsyncCallbackHandler):
-    """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
-
-    def __init__(self, tell: Callable[[], None] | None) -> None:
-        self.began = False
-        self._tell = tell
-
-    async def on_llm_new_token(self, token: str | list[Any], **_: Any) -> None:
-        if token and not self.began:
-            self.began = True
-            if self._tell:
-                self._tell()
-
-
-class _Asking:
-    """One seat is asked: from the cache, else the model, in its turn, with further attempts where they may help."""
-
-    def __init__(
-        self, seat: Seat, answers: Answers, config: RunnableConfig, on_first_token: Callable[[], None] | None = None
-    ) -> None:
-        self._seat, self._answers = seat, answers
-        self._first = _FirstToken(on_first_token)
-        hidden = TAG_NOSTREAM in (config.get("tags") or ())
-        self._config = config if hidden else _heard_by(self._first, config)
-        self._attempts = Attempts(seat.policy.retries, lambda: not self.began)
-        self._started = time.monotonic()
-        self.cached = False
-
-    @property
-    def began(self) -> bool:
-        """Whether the answer has begun to stream."""
-        return self._first.began
-
-    @property
-    def made(self) -> int:
-        """Requests made."""
-        return self._attempts.made
-
-    @property
-    def seconds(self) -> float:
-        return round(time.monotonic() - self._started, 3)
-
-    def why(self, error: Exception, limit: asyncio.Timeout) -> str:
-        """What went wrong, in one line."""
-        if not limit.expired():
-            return describe(error)
-        before = f"; before that: {self._attempts.last}" if self._attempts.last else ""
-        return f"no answer within {self._seat.policy.timeout:g} s{before}"
-
-    async def answer(self, messages: list[BaseMessage]) -> AIMessage:
-        self._started = time.monotonic()
-        if (kept := await self._answers.find(self._seat, messages)) is not None:
-            self.cached = True
-            return kept
-        answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
-        await self._answers.keep(self._seat, messages, answer)
-        return answer
-
-
-def _heard_by(handler: AsyncCallbackHandler, config: RunnableConfig) -> RunnableConfig:
-    callbacks = config.get("callbacks")
-    if isinstance(callbacks, BaseCallbackManager):
-        callbacks = callbacks.copy()
-        callbacks.add_handler(handler)
-        return {**config, "callbacks": callbacks}
-    return {**config, "callbacks": [*(callbacks or ()), handler]}
+def _asked(state: State) -> list[BaseMessage]:
+    if not (messages := state.get("messages")):
+        raise MoAConfigError('there is no message to answer: give {"messages": [("user", "…")]}')
+    return list(messages)
 
 
 def _answered(message: AIMessage, model: str) -> Proposal:
@@ -228,13 +169,22 @@ def _usage(message: AIMessage) -> dict[str, int]:
     return usage_of(message.usage_metadata)
 
 
-def _final_call(seat: Seat, answer: AIMessage, ask: _Asking, failures: list[str], made: int, seconds: float) -> Call:
+def _counted(ask: Asking) -> Proposal:
+    """What was asked inside an agent or a nested mixture: no message of its own tells that."""
+    calls = {"calls": ask.calls} if ask.calls != ask.made else {}
+    return cast("Proposal", {**calls, **({"usage": ask.usage} if ask.usage else {})})
+
+
+def _final_call(seat: Seat, answer: AIMessage, ask: Asking, before: Counter[str], seconds: float) -> Call:
+    """The final model's part in the receipt; `before`: what its failed predecessors made and used."""
+    attempts, calls = before.pop("attempts", 0), before.pop("calls", 0)
+    usage = Counter(ask.usage or _usage(answer)) + before
     call = Call(
         proposer="final", model=_model_of(answer, seat.model.id), status="ok", seconds=round(seconds, 3),
-        attempts=made + ask.made, usage=_usage(answer), cached=ask.cached, resumed=False,
+        attempts=attempts + ask.made, usage=dict(usage), error=None, cached=ask.cached, resumed=False,
     )  # fmt: skip
-    if failures:
-        call["error"] = "; ".join(failures)
+    if (all_calls := calls + ask.calls) != call["attempts"]:
+        call["calls"] = all_calls
     return call
 
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.models import UNSET, Model, ModelLike, _Unset, resolve
-from moa_graph.policy import LayerPolicy
+from moa_graph.policy import LayerPolicy, checked
 
 __all__ = ["Layer", "Proposer", "Seat", "seats"]
 
-RESERVED: Final = {"__start__", "__end__", "aggregate", "final", "messages", "proposals", "run", "synthesis"}
+RESERVED: Final = {"__start__", "__end__", "aggregate", "final", "messages", "proposals", "synthesis"}
 _NAME: Final = re.compile(r"[^:|\s][^:|\n]*")
 
 
@@ -66,6 +66,7 @@ class Layer:
     def __post_init__(self) -> None:
         if isinstance(self.proposers, str) or not isinstance(self.proposers, Sequence):
             raise MoAConfigError("a layer's proposers are a list of models, also where there is just one")
+        checked(self.policy)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from moa_graph.errors import MoAConfigError
 from moa_graph.limit import Limiter
 
-__all__ = ["LayerPolicy"]
+__all__ = ["LayerPolicy", "checked"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,13 @@ class LayerPolicy:
     def but(self, **changes: float | int | None) -> "LayerPolicy":
         """This policy with other values for some fields; an override of `None` changes nothing."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+
+
+def checked(policy: object) -> LayerPolicy | None:
+    """`policy`, if it is one or `None`; else MoAConfigError."""
+    if policy is None or isinstance(policy, LayerPolicy):
+        return policy
+    raise MoAConfigError(f"policy is {policy!r}: give a LayerPolicy, such as LayerPolicy(quorum=2)")
 
 
 def _whole(name: str, value: object, least: int) -> None:

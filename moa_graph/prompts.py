@@ -52,7 +52,9 @@ class Prompt:
     shuffle: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not self.text.strip():
+        if not isinstance(self.text, str):
+            raise MoAConfigError(f"the prompt is {self.text!r}: give a text, or a Prompt")
+        if not self.text.strip():
             raise MoAConfigError("the prompt is empty: give the instruction that the references follow")
         if self.envelope not in get_args(Envelope):
             raise MoAConfigError(f"unknown envelope {self.envelope!r}: one of {', '.join(get_args(Envelope))}")

@@ -12,15 +12,19 @@ __all__ = ["Call", "LayerReceipt", "Receipt", "receipt"]
 
 
 class Call(TypedDict):
-    """One model's part in a run. `seconds`: wall time of all attempts; `attempts`: requests, retries included."""
+    """One model's part in a run. `seconds`: wall time of all attempts; `attempts`: how often it was asked."""
 
     proposer: str
     model: str
     status: str
     seconds: float
     attempts: int
+    calls: NotRequired[int]
+    """Requests sent to providers, where they are not the attempts: an agent or a nested mixture makes several."""
     usage: dict[str, int]
-    error: NotRequired[str]
+    """Empty where nothing was reported; of an agent or a nested mixture: of all its calls."""
+    error: str | None
+    """Type and message; of a final model that answered: why those before it failed."""
     cached: bool
     resumed: bool
     """Answered in an earlier run of this thread: not asked, and not counted, again."""
@@ -65,7 +69,7 @@ def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float
     return Receipt(
         layers=layers,
         final=final,
-        calls=sum(call["attempts"] for call in sent),
+        calls=sum(call.get("calls", call["attempts"]) for call in sent),
         input_tokens=sum(call["usage"].get("input_tokens", 0) for call in counted),
         output_tokens=sum(call["usage"].get("output_tokens", 0) for call in counted),
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
@@ -95,11 +99,12 @@ def _call(proposal: Proposal, run: str) -> Call:
         seconds=proposal["seconds"],
         attempts=proposal["attempts"],
         usage=proposal.get("usage", {}),
+        error=proposal.get("error"),
         cached=proposal.get("cached", False),
         resumed=proposal.get("run", run) != run,
     )
-    if "error" in proposal:
-        call["error"] = proposal["error"]
+    if "calls" in proposal:
+        call["calls"] = proposal["calls"]
     return call
 
 

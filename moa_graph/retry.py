@@ -21,7 +21,8 @@ _PERMANENT_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached"}
 class Attempts:
     """One call and its further attempts: `made` counts requests, `last` is the last failure's description."""
 
-    def __init__(self, retries: int, may_again: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, retries: int, may_again: Callable[[float], bool] = lambda wait: True) -> None:
+        """`may_again` is asked before each further attempt, with the seconds to be waited first."""
         self._retries, self._may_again = retries, may_again
         self.made = 0
         self.last = ""
@@ -34,9 +35,10 @@ class Attempts:
                 return await call()
             except Exception as error:
                 self.last = describe(error)
-                if self.made > self._retries or not (transient(error) and self._may_again()):
+                wait = _wait(error, self.made)
+                if self.made > self._retries or not (transient(error) and self._may_again(wait)):
                     raise
-                await asyncio.sleep(_wait(error, self.made))
+                await asyncio.sleep(wait)
 
 
 def transient(error: BaseException) -> bool:

@@ -38,7 +38,9 @@ class Proposal(TypedDict):
     seconds: float
     """Wall time of all attempts together."""
     attempts: int
-    """Requests made, retries included."""
+    """How often it was asked, retries included."""
+    calls: NotRequired[int]
+    """Requests sent to providers, where they are not the attempts: an agent or a nested mixture makes several."""
     cached: NotRequired[bool]
     """The response came from the cache: nothing was asked."""
     run: NotRequired[str]

@@ -477,6 +477,16 @@ async def test_a_layer_alone_misses_its_quorum() -> None:
 # What is refused
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("given", [{"messages": []}, {}])
+async def test_nothing_is_asked_where_nothing_was_said(layers: int, given: dict[str, Any]) -> None:
+    """Without a message no model is asked: the error says what to give."""
+    a = model("a")
+    with pytest.raises(MoAConfigError, match="there is no message to answer"):
+        await create_moa([a], a, layers).ainvoke(given)
+    assert a.calls == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -499,7 +509,12 @@ async def test_a_layer_alone_misses_its_quorum() -> None:
         ({"aggregator": ["m", 3]}, "aggregator 2: int is no model"),
         ({"aggregator": Proposer(ScriptedChatModel(), samples=2)}, "aggregator answers once"),
         ({"policy": LayerPolicy(quorum=2)}, "layer 1: a quorum of 2 .* 1 proposers"),
+        ({"aggregator": len}, "aggregator: .* is no model: .*RunnableLambda"),
+        ({"aggregator": "gpt-4o"}, "aggregator: 'gpt-4o'.*did you mean openai:gpt-4o"),
+        ({"policy": {"quorum": 1}}, "policy is .* give a LayerPolicy"),
         ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": 5}, "prompt is 5: give a text, or a Prompt"),
+        ({"cache": True}, "cache is True: give a LangGraph cache"),
         ({"budget": 3}, "budget"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",

@@ -18,6 +18,7 @@ LEVELS = [
     {"errors", "state", "prompts", "policy", "transport", "retry", "limit"},
     {"models", "receipt", "events", "waiting", "testing", "local"},
     {"panel"},
+    {"asking"},
     {"nodes"},
     {"graph"},
     {"config"},

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 
 from moa_graph import LayerPolicy, create_moa
@@ -79,7 +80,7 @@ async def test_each_call_tells_its_own_part(server: RecordingServer, way: str) -
     assert first["faulty"]["usage"] == {"input_tokens": 4, "output_tokens": 2, "total_tokens": 6}
     assert first["b"]["usage"] == {}
     assert "no such model" in first["b"]["error"]
-    assert "error" not in first["a"]
+    assert first["a"]["error"] is None
     assert [(layer["layer"], layer["asked"], layer["answered"]) for layer in receipt["layers"]] == [
         (1, 3, 2),
         (2, 3, 2),
@@ -104,3 +105,35 @@ async def test_who_was_cut_is_not_on_the_critical_path(server: RecordingServer) 
     slowest = sum(max(c["seconds"] for c in layer["proposals"] if c["status"] == "ok") for layer in receipt["layers"])
     assert receipt["critical_path_seconds"] == pytest.approx(slowest + receipt["final"]["seconds"], abs=0.002)
     assert receipt["seconds"] >= 1.0
+
+
+def chat(server: RecordingServer, name: str) -> ChatOpenAI:
+    return ChatOpenAI(model=name, base_url=server.base_url, api_key="key")
+
+
+@WAYS
+@pytest.mark.parametrize("place", ["proposer", "final"])
+async def test_a_mixture_inside_counts_with_all_its_calls(server: RecordingServer, way: str, place: str) -> None:
+    """A nested mixture's requests and tokens, retries and failures among them, are in the receipt around it."""
+    server.script("faulty", *FAULTS["limited twice"])
+    inner = moa_of(server)
+    a, b = chat(server, "a"), chat(server, "c")
+    moa = create_moa([a, inner], b, 2) if place == "proposer" else create_moa([a, b], inner, 2)
+    receipt = await run(moa, way)
+    check([receipt], server)
+    one = receipt["layers"][0]["proposals"][1] if place == "proposer" else receipt["final"]
+    assert (one["attempts"], one["calls"]) == (1, 9)
+
+
+@WAYS
+async def test_a_chain_inside_counts_each_of_its_calls(server: RecordingServer, way: str) -> None:
+    """A function that asks two models counts as two requests, also where it then fails: they were paid for."""
+
+    def twice(messages: Any) -> Any:
+        chat(server, "a").invoke(messages)
+        chat(server, "b").invoke(messages)
+        raise ValueError("no good")
+
+    receipt = await run(create_moa([chat(server, "a"), RunnableLambda(twice)], chat(server, "final"), 2), way)
+    check([receipt], server)
+    assert receipt["calls"] == 4

@@ -33,7 +33,7 @@ def show(receipt: "Receipt") -> None:
     console = Console(stderr=True)
     console.print(table)
     for _, call in calls:
-        if "error" in call:
+        if call["error"]:
             console.print(Text(f"{call['proposer']}: {call['error']}"))
 
 
@@ -46,7 +46,7 @@ def _row(table: Table, layer: str, call: "Call") -> None:
         Text(call["model"]),
         Text(call["status"] + mark, style=_STYLES.get(call["status"], "red")),
         f"{call['seconds']:.1f}",
-        str(call["attempts"]),
+        str(call.get("calls", call["attempts"])),
         f"{usage['input_tokens']:,}" if "input_tokens" in usage else "?",
         f"{usage['output_tokens']:,}" if "output_tokens" in usage else "?",
     )

@@ -1,0 +1,139 @@
+"""One seat is asked, and what can be heard of it meanwhile: its first token, and the calls made inside it."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables import RunnableConfig
+from langgraph.constants import TAG_NOSTREAM
+
+from moa_graph.cache import Answers
+from moa_graph.errors import describe
+from moa_graph.panel import Seat
+from moa_graph.receipt import usage_of
+from moa_graph.retry import Attempts
+
+__all__ = ["Asking"]
+
+
+class _FirstToken(BaseCallbackHandler):
+    """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
+
+    run_inline = True
+
+    def __init__(self, tell: Callable[[], None] | None) -> None:
+        self.began = False
+        self._tell = tell
+
+    def on_llm_new_token(self, token: str | list[Any], **_: Any) -> None:
+        if token and not self.began:
+            self.began = True
+            if self._tell:
+                self._tell()
+
+
+class _CallsWithin(BaseCallbackHandler):
+    """Counts what an agent, a nested mixture or a chain asks of its models."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.usage: Counter[str] = Counter()
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        self.made += 1
+
+    def on_llm_start(self, *_: Any, **__: Any) -> None:
+        self.made += 1
+
+    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        for choices in response.generations:
+            message = getattr(choices[0], "message", None) if choices else None
+            self.usage.update(usage_of(getattr(message, "usage_metadata", None)))
+
+
+class Asking:
+    """One seat is asked: from the cache, else the model, with further attempts where they may help."""
+
+    def __init__(
+        self, seat: Seat, answers: Answers, config: RunnableConfig, on_first_token: Callable[[], None] | None = None
+    ) -> None:
+        self._seat, self._answers = seat, answers
+        self._first, self._within = _FirstToken(on_first_token), _CallsWithin()
+        handlers: list[BaseCallbackHandler] = [] if TAG_NOSTREAM in (config.get("tags") or ()) else [self._first]
+        if not seat.model.is_one_call:
+            handlers.append(self._within)
+        self._config = _heard_by(handlers, config)
+        self._attempts = Attempts(seat.policy.retries, self._may_wait)
+        self._started = time.monotonic()
+        self._moa: dict[str, Any] = {}
+        self.cached = self._too_long = False
+
+    @property
+    def began(self) -> bool:
+        """Whether the answer has begun to stream."""
+        return self._first.began
+
+    @property
+    def made(self) -> int:
+        """Attempts made."""
+        return self._attempts.made
+
+    @property
+    def calls(self) -> int:
+        """Requests sent to providers: those made inside an agent, a nested mixture or a chain, else the attempts."""
+        return self._within.made or self._moa.get("calls", self.made)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens used inside an agent, a nested mixture or a chain, in all of it; else empty."""
+        if self._within.usage:
+            return dict(self._within.usage)
+        tokens = {f"{way}_tokens": self._moa[f"{way}_tokens"] for way in ("input", "output") if self._moa}
+        return tokens and {**tokens, "total_tokens": sum(tokens.values())}
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def _may_wait(self, wait: float) -> bool:
+        """Whether to ask again in `wait` seconds: not within an answer, nor beyond the time there is."""
+        timeout = self._seat.policy.timeout
+        self._too_long = timeout is not None and self.seconds + wait >= timeout
+        return not (self.began or self._too_long)
+
+    def why(self, error: Exception, limit: asyncio.Timeout) -> str:
+        """What went wrong, in one line."""
+        if not limit.expired():
+            wait = f"; it asks for a wait beyond the {self._seat.policy.timeout:g} s" if self._too_long else ""
+            return describe(error) + wait
+        before = f"; before that: {self._attempts.last}" if self._attempts.last else ""
+        return f"no answer within {self._seat.policy.timeout:g} s{before}"
+
+    async def answer(self, messages: list[BaseMessage]) -> AIMessage:
+        self._started = time.monotonic()
+        if (kept := await self._answers.find(self._seat, messages)) is not None:
+            self.cached = True
+            return kept
+        answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
+        self._moa = answer.response_metadata.get("moa") or {}
+        await self._answers.keep(self._seat, messages, answer)
+        return answer
+
+
+def _heard_by(handlers: list[BaseCallbackHandler], config: RunnableConfig) -> RunnableConfig:
+    if not handlers:
+        return config
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        for handler in handlers:
+            callbacks.add_handler(handler)
+        return {**config, "callbacks": callbacks}
+    return {**config, "callbacks": [*(callbacks or ()), *handlers]}
