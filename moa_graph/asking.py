@@ -73,7 +73,7 @@ class Asking:
         self._attempts = Attempts(seat.policy.retries, self._may_wait)
         self._started = time.monotonic()
         self._moa: dict[str, Any] = {}
-        self.cached = self._too_long = False
+        self.cached = self.too_long = False
 
     @property
     def began(self) -> bool:
@@ -105,13 +105,13 @@ class Asking:
     def _may_wait(self, wait: float) -> bool:
         """Whether to ask again in `wait` seconds: not within an answer, nor beyond the time there is."""
         timeout = self._seat.policy.timeout
-        self._too_long = timeout is not None and self.seconds + wait >= timeout
-        return not (self.began or self._too_long)
+        self.too_long = timeout is not None and self.seconds + wait >= timeout
+        return not (self.began or self.too_long)
 
     def why(self, error: Exception, limit: asyncio.Timeout) -> str:
         """What went wrong, in one line."""
         if not limit.expired():
-            wait = f"; it asks for a wait beyond the {self._seat.policy.timeout:g} s" if self._too_long else ""
+            wait = f"; it asks for a wait beyond the {self._seat.policy.timeout:g} s" if self.too_long else ""
             return describe(error) + wait
         before = f"; before that: {self._attempts.last}" if self._attempts.last else ""
         return f"no answer within {self._seat.policy.timeout:g} s{before}"

@@ -73,7 +73,7 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
             raise  # a person is asked something: not a failure
         except Exception as error:
             cut = limit.expired() and layer.was_cut(seat.slot)
-            proposal["status"] = "cut" if cut else "timeout" if limit.expired() else "error"
+            proposal["status"] = "cut" if cut else "timeout" if limit.expired() or ask.too_long else "error"
             proposal["error"] = f"cut after {ask.seconds:.1f} s" if cut else ask.why(error, limit)
         proposal |= {"seconds": ask.seconds, "attempts": ask.made, "cached": ask.cached}
         proposal |= _counted(ask)
