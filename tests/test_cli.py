@@ -1,5 +1,7 @@
 """The command line, as a person and as a pipe see it."""
 
+import asyncio
+import contextlib
 import io
 import json
 import os
@@ -18,7 +20,8 @@ import yaml
 
 from moa_graph import MoAConfig, __version__, local
 from moa_graph.cli import run
-from moa_graph.cli.live import Progress
+from moa_graph.cli.live import Live
+from moa_graph.cli.tree import Tree
 from moa_graph.config import preset_text, presets
 from tests.server import Behaviour, RecordingServer
 
@@ -298,43 +301,51 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+def told(kind: str, slot: int, name: str, **more: Any) -> dict[str, Any]:
+    return {"type": f"moa.proposer_{kind}", "run": "1", "layer": 1, "slot": slot, "proposer": name, **more}
+
+
+async def shown(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
     """What a terminal gets to see of a layer in which one answers, one fails, and one is stopped."""
     for name, value in {"COLUMNS": "80", "TERM": "xterm-256color", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with Progress() as progress:
-        for name in "abc":
-            progress.task(("layer_1:x",), {"id": name, "name": name, "input": {}})
-        ok = {"layer": 1, "proposer": "a", "status": "ok", "seconds": 1.2, "usage": {"output_tokens": 7}}
-        bad = {"layer": 1, "proposer": "b", "status": "timeout", "seconds": 2.0, "error": "no answer [in time]"}
-        for proposal in (ok, bad):
-            name = proposal["proposer"]
-            progress.task(("layer_1:x",), {"id": name, "name": name, "result": {"proposals": [proposal]}})
+    with contextlib.suppress(asyncio.CancelledError):
+        async with Live(Tree(["abc"], "d"), None) as live:
+            for name in "cab":
+                live.event(told("started", "abc".index(name) + 1, name))
+            how = {"status": "ok", "seconds": 1.2, "attempts": 1, "usage": {"output_tokens": 7}}
+            live.event(told("answered", 1, "a", **how))
+            bad = {"status": "timeout", "seconds": 2.0, "attempts": 1, "usage": {}, "error": "no answer [in \x1btime]"}
+            live.event(told("failed", 2, "b", **bad))
+            raise asyncio.CancelledError
     return terminal.getvalue()
 
 
-def test_picture_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
-    """On a terminal the last picture says who answered, who failed and why, and who was stopped."""
-    *_, a, b, c = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown(monkeypatch)).strip().splitlines()
-    assert "✓ a 1.2 s, 7 tokens" in a
-    assert "✗ b no answer [in time] (2.0 s)" in b
-    assert "- c stopped after 0.0 s" in c
+async def test_picture_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    """On a terminal the last picture says, in declared order, who answered, who failed and why, and who was stopped."""
+    picture = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", await shown(monkeypatch)).strip().splitlines()
+    assert [line.rstrip() for line in picture[-4:-1]] == [
+        "layer 1",
+        "├─ ✓ a  1.2 s, 7 tokens",
+        "├─ ✗ b  no answer [in ␛time] (2.0 s)",
+    ]
+    assert picture[-1].startswith("└─ - c  stopped after 0.")
 
 
-def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch):
+async def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch):
     """NO_COLOR takes the colours away, and without it there are some."""
     green = "\x1b[32m"
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert green in shown(monkeypatch)
-    assert green not in shown(monkeypatch, NO_COLOR="1")
+    assert green in await shown(monkeypatch)
+    assert green not in await shown(monkeypatch, NO_COLOR="1")
 
 
-def test_plain_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch):
+async def test_plain_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch):
     """A dumb terminal gets one plain line per answer, without a single escape sequence."""
-    assert shown(monkeypatch, TERM="dumb").splitlines() == [
+    assert (await shown(monkeypatch, TERM="dumb")).splitlines() == [
         "layer 1, a: 1.2 s, 7 tokens",
-        "layer 1, b: no answer [in time] (2.0 s)",
+        "layer 1, b: no answer [in ␛time] (2.0 s)",
     ]
 
 
@@ -349,11 +360,11 @@ def test_plain_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch):
         (["ask", "Why?", "--config", "moa-lit"], ["'moa-lit'", "did you mean moa-lite?", "self-moa"]),
         (["ask", "Why?", "--config", "nowhere.yaml"], ["nowhere.yaml: cannot be read (No such file or directory)"]),
         (["ask", "Why?", "--config", "moa-lite"], ["preset moa-lite", "together needs a key: set TOGETHER_API_KEY"]),
-        (["ask", "Why?", "--layers", "0"], ["--layers", "greater than or equal to 1"]),
-        (["ask", "Why?", "--layers", "two"], ["--layers", "integer"]),
+        (["ask", "Why?", "--layers", "0"], ["--layers", "a whole number of at least 1 is needed, not '0'"]),
+        (["ask", "Why?", "--layers", "two"], ["--layers", "a whole number of at least 1 is needed, not 'two'"]),
         (["ask", "Why?", "--layer", "2"], ["No such option: --layer", "--layers"]),
         (["ask", "Why?", "--config"], ["'--config' requires an argument"]),
-        (["ask", "Why", "not?"], ["unexpected extra argument", "not?"]),
+        (["ask", "Why", "not?"], ["the question is 2 words: put quotes around it"]),
         (["aks", "Why?"], ["No such command 'aks'", "'ask'"]),
         (["presets", "show"], ["Missing argument"]),
         (["presets", "show", "moalite"], ["'moalite'", "did you mean moa-lite?"]),

@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothin
 each command imports what it needs when it runs.
 """
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 from moa_graph import __version__
 from moa_graph.cli import ask, doctor, draw, presets
+from moa_graph.cli.terminal import say
 
 __all__ = ["app", "main"]
 
@@ -44,7 +47,20 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and leave the process with its exit code."""
+    _fill_standard_files()
     sys.exit(run(arguments))
+
+
+def _fill_standard_files() -> None:
+    """Let no file that is opened later take the place of a closed standard one, and no character break a line."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -62,7 +78,7 @@ def run(arguments: list[str] | None = None) -> int:
             typer.echo(str(error))
             return 2
         code, line = _told(error)
-        print(f"moa: {line}", file=sys.stderr)  # noqa: T201
+        say(f"moa: {line}")
         return code
 
 

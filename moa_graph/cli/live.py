@@ -1,111 +1,119 @@
-"""Who is answering, who has, for how long: drawn on standard error while the layers run."""
+"""One run of a mixture, shown while it runs: the tree on standard error, the answer on standard output."""
 
+import asyncio
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any, Final, Self
 
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from moa_graph.errors import clean
+from moa_graph.cli.answer import Answer
+from moa_graph.cli.terminal import Pane, draws, is_terminal, quiet_keys, say
+from moa_graph.cli.tree import Tree
 
-__all__ = ["Progress"]
+__all__ = ["Live", "run", "tree_of"]
 
-_MARKS = {"ok": ("✓", "green"), "error": ("✗", "red"), "timeout": ("✗", "red"), "cut": ("-", "yellow")}
-
-
-@dataclass
-class _Row:
-    layer: str
-    name: str
-    started: float = field(default_factory=time.monotonic)
-    status: str = ""
-    said: str = ""
-
-    @property
-    def seconds(self) -> str:
-        return f"{time.monotonic() - self.started:.1f} s"
-
-    def draw(self, spinner: Spinner) -> tuple[RenderableType, ...]:
-        mark, style = _MARKS.get(self.status, ("?", "red"))
-        said = Text(self.said if self.status else self.seconds, style="dim", overflow="ellipsis", no_wrap=True)
-        return Text(mark, style=style) if self.status else spinner, Text(self.name), said
+_EVERY: Final = 0.1  # seconds between two pictures
+_MODES: Final = ["custom", "messages", "values"]
 
 
-class Progress:
-    """Fed with LangGraph's `tasks` stream. On a terminal it redraws itself; elsewhere it says a line per answer."""
+def tree_of(graph: Any) -> Tree:
+    """The tree of a mixture's graph, with nobody asked yet."""
+    layers = {name: layer.slots for name, layer in graph.get_subgraphs() if hasattr(layer, "slots")}
+    panels = [sorted(layers[f"layer_{i}"], key=layers[f"layer_{i}"].get) for i in range(1, len(layers) + 1)]
+    return Tree(panels, str((graph.nodes["final"].metadata or {}).get("moa_model", "final")))
 
-    def __init__(self) -> None:
+
+async def run(graph: Any, given: Any, config: Any = None, *, answer: Answer | None, tree: Tree | None = None) -> Any:
+    """Run a mixture and show it; without `answer`, its layers alone. Returns the final state."""
+    state: dict[str, Any] = {}
+    async with Live(tree or tree_of(graph), answer) as live:
+        async for namespace, mode, data in graph.astream(given, config, stream_mode=_MODES, subgraphs=True):
+            if mode == "custom":
+                live.event(data)
+            elif mode == "values" and not namespace:
+                state = data
+            elif mode == "messages" and not namespace and data[1].get("moa_role") == "final" and data[0].text:
+                live.text(data[0].text)
+        if answer and not answer.text and (messages := state.get("messages")) and messages[-1].type == "ai":
+            live.text(messages[-1].text)
+    return state
+
+
+class Live:
+    """A tree and an answer below it, drawn again and again on a terminal; elsewhere a line for each that ends."""
+
+    def __init__(self, tree: Tree, answer: Answer | None) -> None:
+        self._tree, self._answer = tree, answer
         self._console = Console(stderr=True)
-        self._rows: dict[str, _Row] = {}
-        self._spinner = Spinner("dots")
-        self._live: Live | None = None
+        self._pane = Pane(self._console) if draws(sys.stderr) else None
+        self._keys = quiet_keys()
+        self._ticker: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=10)
-            self._live.start()
+    async def __aenter__(self) -> Self:
+        self._keys.__enter__()
+        self._ticker = asyncio.create_task(self._tick())
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stop("cut", "stopped")
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if self._ticker:
+                self._ticker.cancel()
+                await asyncio.wait([self._ticker])
+            self._finish(kind)
+        finally:
+            self._keys.__exit__(None, None, None)
+        if kind is None:
+            self._check()
 
-    def answering(self) -> None:
-        """The final model has begun: leave the last picture standing, the answer comes below it."""
-        self._stop("ok", "first word")
+    def _finish(self, kind: type[BaseException] | None) -> None:
+        if kind:
+            self._tree.stop(failed=issubclass(kind, Exception))
+        self._leave_tree()
+        if self._answer:
+            self._answer.end()
 
-    def _stop(self, status: str, why: str) -> None:
-        for row in self._rows.values():
-            if not row.status:
-                row.said, row.status = f"{why} after {row.seconds}", status
-        if self._live:
-            self._live.stop()
-            self._live = None
-
-    def task(self, namespace: tuple[str, ...], data: Mapping[str, Any]) -> None:
-        """One event of the `tasks` stream: a model has started, or has answered."""
-        name, final = data["name"], not namespace and data["name"] == "final"
-        if name == "aggregate" or not (final or len(namespace) == 1):
+    def event(self, event: Any) -> None:
+        """An event of the run, or of a graph within it."""
+        if not isinstance(event, Mapping):
             return
-        layer = "final" if final else namespace[0].partition(":")[0].replace("_", " ")
-        known = _Row(layer, data.get("metadata", {}).get("moa_model", "") if final else name)
-        row = self._rows.setdefault(data["id"], known)
-        if "result" not in data or row.status:
-            return
-        row.status, row.said = _ended(data, layer)
-        if not self._live and not final:
-            print(f"{layer}, {name}: {row.said}", file=sys.stderr, flush=True)  # noqa: T201
+        told = self._tree.take(event)
+        if told and self._pane is None:
+            say(told)
 
-    def _draw(self) -> RenderableType:
-        if not self._rows:
-            return Text("starting …", style="dim")
-        table, above = Table.grid(padding=(0, 1)), ""
-        for column in range(4):
-            table.add_column(no_wrap=column < 3)
-        for row in list(self._rows.values()):  # drawn in a thread of its own
-            table.add_row(Text("" if row.layer == above else row.layer, style="bold"), *row.draw(self._spinner))
-            above = row.layer
-        return table
+    def text(self, text: str) -> None:
+        """A piece of the answer."""
+        self._check()
+        if self._answer:
+            self._tree.answering()
+            if is_terminal(sys.stdout):
+                self._leave_tree()
+            self._answer.write(text)
 
+    def _leave_tree(self) -> None:
+        """Leave the last picture standing: the answer comes below it."""
+        if self._pane is not None:
+            whole = self._tree.whole(self._console.size.width)
+            with suppress(OSError):
+                self._pane.commit(Text("\n").join([whole, Text("\n")]) if whole.plain else None)
+            self._pane = None
 
-def _ended(data: Mapping[str, Any], layer: str) -> tuple[str, str]:
-    """How a model ended, and the words for it."""
-    error = data.get("error")
-    proposals = dict(data["result"] or {}).get("proposals") or getattr(error, "proposals", [])
-    for proposal in proposals:
-        if (f"layer {proposal['layer']}", proposal["proposer"]) == (layer, data["name"]):
-            return proposal["status"], _said(proposal)
-    return ("error", clean(str(error))) if error else ("ok", "")
+    def _draw(self) -> None:
+        if self._pane is not None:
+            width, height = self._console.size
+            with suppress(OSError):  # nobody looks on; who waits for the answer may
+                self._pane.draw(self._tree.picture(width, height - 1))
+        if self._answer:
+            self._answer.draw()
 
+    def _check(self) -> None:
+        """Raises what went wrong while drawing: nobody can be shown the answer."""
+        if self._ticker and self._ticker.done() and not self._ticker.cancelled():
+            self._ticker.result()
 
-def _said(proposal: Mapping[str, Any]) -> str:
-    if proposal["status"] != "ok":
-        return f"{proposal.get('error', proposal['status'])} ({proposal['seconds']:.1f} s)"
-    tokens = proposal.get("usage", {}).get("output_tokens")
-    return f"{proposal['seconds']:.1f} s" + (f", {tokens} tokens" if tokens else "")
+    async def _tick(self) -> None:
+        while True:
+            self._draw()
+            await asyncio.sleep(_EVERY)

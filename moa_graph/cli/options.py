@@ -1,13 +1,26 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they mean."""
 
-from typing import TYPE_CHECKING, Annotated
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
 
-__all__ = ["ConfigOption", "LayersOption", "chosen"]
+__all__ = ["CacheOption", "ConfigOption", "LayersOption", "announce", "cache_on_disk", "chosen"]
+
+
+def _layers(given: str) -> int:
+    try:
+        number = int(given)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise typer.BadParameter(f"a whole number of at least 1 is needed, not {given!r}")
+    return number
+
 
 ConfigOption = Annotated[
     str | None,
@@ -15,8 +28,16 @@ ConfigOption = Annotated[
 ]
 LayersOption = Annotated[
     int | None,
-    typer.Option("--layers", "-l", min=1, help="Layers, the final model counted as the last.", show_default=False),
+    typer.Option(
+        "--layers",
+        "-l",
+        metavar="N",
+        parser=_layers,
+        help="Layers, the final model counted as the last.",
+        show_default=False,
+    ),
 ]
+CacheOption = Annotated[bool, typer.Option("--cache", help="Keep answers on disk; ask nothing twice.")]
 
 
 def chosen(config: str | None, layers: int | None) -> "Choice":
@@ -28,4 +49,31 @@ def chosen(config: str | None, layers: int | None) -> "Choice":
     choice = choose(config)
     if layers is None:
         return choice
-    return replace(choice, config=choice.config.model_copy(update={"layers": layers}))
+    why = choice.why if layers == choice.config.depth else f"{choice.why}; {layers} layers, not {choice.config.depth}"
+    return replace(choice, config=choice.config.model_copy(update={"layers": layers}), why=why)
+
+
+def announce(choice: "Choice") -> None:
+    """Say on standard error which mixture is asked, and why."""
+    from moa_graph.cli.terminal import say
+
+    config = choice.config
+    say(f"{choice.name} ({choice.why})" + (f": {config.description}" if config.description else ""))
+    if config.retired:
+        say(f"retired: {config.retired}")
+
+
+def cache_on_disk() -> Any:
+    """The answers kept on disk, in the user's cache folder. Raises MoAConfigError where they cannot be."""
+    from sqlite3 import Error
+
+    from langgraph.cache.sqlite import SqliteCache
+
+    from moa_graph.errors import MoAConfigError
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moa_graph"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return SqliteCache[Any](path=str(folder / "answers.sqlite"))
+    except (OSError, Error) as error:
+        raise MoAConfigError(f"{folder / 'answers.sqlite'} cannot be used as a cache: {error}") from error
