@@ -18,12 +18,12 @@ from moa_graph.cache import Answers
 from moa_graph.compiled import run_of
 from moa_graph.errors import FinalError, MoAConfigError, MoAError
 from moa_graph.events import Done, FinalStarted, LayerDone, Tell
+from moa_graph.loops import run_sync
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.receipt import Call, receipt, usage_of
 from moa_graph.state import Proposal
-from moa_graph.transport import run_sync
 from moa_graph.waiting import KEY, LayerRun, too_few
 
 __all__ = ["Node", "aggregate", "final", "propose"]

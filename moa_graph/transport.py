@@ -1,60 +1,33 @@
-"""What belongs to an event loop: the loop behind the sync entry points, and each loop's HTTP connections.
+"""Models as any event loop and thread may use them.
 
 An OpenAI client keeps connections, and a connection belongs to the loop that opened it: used from several loops,
 the client fails with "Event loop is closed". So every model on such a client gets one that we share: it keeps
-one set of connections per event loop, on aiohttp, and closes them with the loop.
+one set of connections per event loop, on aiohttp, and closes them with the loop. `MOA_GRAPH_TRANSPORT=openai` in the
+environment: the connections are the client's own kind (httpx).
 """
 
 import asyncio
-import atexit
 import functools
-import threading
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import os
+import urllib.request
+from collections.abc import Iterator
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, TypeVar
+from typing import Any, Final
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langgraph.pregel import Pregel
 
-__all__ = ["ask", "clients", "run_sync", "shared"]
+from moa_graph.errors import MoAConfigError
+from moa_graph.loops import PerLoop, home
 
-_T = TypeVar("_T")
-_NAME = "moa-graph"
-_THREADS = 64  # a panel of sync-only models must not queue behind asyncio's default of a few
+__all__ = ["ask", "clients", "shared"]
 
-_lock = threading.Lock()
-
-
-def run_sync(call: Callable[..., Awaitable[_T]], *args: Any, **kwargs: Any) -> _T:
-    """Await `call(*args, **kwargs)` on the one loop behind all sync entry points, and return what it gives."""
-    return _home()[0].call(partial(call, *args, **kwargs))
-
-
-@functools.cache
-def _started() -> tuple[BlockingPortal, asyncio.AbstractEventLoop]:
-    stack = ExitStack()
-    portal = stack.enter_context(start_blocking_portal(name=_NAME))
-    atexit.register(stack.close)
-    return portal, portal.call(_settle_in)
-
-
-def _home() -> tuple[BlockingPortal, asyncio.AbstractEventLoop]:
-    """The way into the loop behind the sync entry points, and that loop; started when it is first needed."""
-    with _lock:
-        return _started()
-
-
-async def _settle_in() -> asyncio.AbstractEventLoop:
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(_THREADS, _NAME))
-    return loop
+_VARIABLE: Final = "MOA_GRAPH_TRANSPORT"
+_LIMIT: Final = 100_000  # connections: how many calls are in flight is LayerPolicy's to say
+_PLAIN: Final = {("langchain_openai", "ChatOpenAI"), ("langchain_together", "ChatTogether")}
 
 
 async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -63,9 +36,9 @@ async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> 
     The clients of LangChain's other integrations (Anthropic, Ollama, …) cannot be shared between loops: they
     stay on that one.
     """
-    if not _tied_to_a_loop(model) or asyncio.get_running_loop() is (home := _home()[1]):
+    if not _tied_to_a_loop(model) or asyncio.get_running_loop() is (ours := home()):
         return await model.ainvoke(given, config)
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(model.ainvoke(given, config), home))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(model.ainvoke(given, config), ours))
 
 
 def _tied_to_a_loop(model: Any) -> bool:
@@ -111,7 +84,12 @@ def _copy_of_model(model: Any) -> Any:
     # our retries are the only ones, and usage is always reported
     options = {"http_client": _client()} if _has_default_client(model) else {}
     client = model.root_async_client.with_options(max_retries=0, **options)
-    update = {"root_async_client": client, "async_client": client.chat.completions}
+    completions = client.chat.completions
+    if _is_plain(model):
+        from moa_graph.completions import Completions
+
+        completions = Completions(client)
+    update = {"root_async_client": client, "async_client": completions}
     if model.stream_usage is None:
         update["stream_usage"] = True
     return model.model_copy(update=update)
@@ -175,10 +153,6 @@ def _filled(cell: Any) -> bool:
         return False  # a name that its function has not bound yet
 
 
-_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncIterator[None]]]
-_by_loop = weakref.WeakKeyDictionary()
-
-
 @functools.cache
 def _sync_client() -> Any:
     from openai import DefaultHttpxClient
@@ -193,27 +167,37 @@ def _client() -> Any:
 
     class PerLoopClient(DefaultAsyncHttpxClient):
         async def send(self, request: Any, **kwargs: Any) -> Any:
-            return await (await _client_of_loop()).send(request, **kwargs)
+            return await (await _clients.get()).send(request, **kwargs)
 
     return PerLoopClient()
 
 
-async def _client_of_loop() -> Any:
-    loop = asyncio.get_running_loop()
-    if (known := _by_loop.get(loop)) is None:
-        from openai import DefaultAioHttpClient
+def _client_of_loop() -> Any:
+    import httpx2
+    from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
-        client = DefaultAioHttpClient()
-        # asyncio closes a loop's async generators before the loop: that is our place to close the client
-        closing = _close_with_loop(client)
-        known = _by_loop[loop] = client, closing
-        await anext(closing)
-    return known[0]
+    limits = httpx2.Limits(max_connections=_LIMIT, max_keepalive_connections=_LIMIT)
+    return (DefaultAioHttpClient if _on_aiohttp() else DefaultAsyncHttpxClient)(limits=limits)
 
 
-async def _close_with_loop(client: Any) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        _by_loop.pop(asyncio.get_running_loop(), None)  # it holds the loop, and so would keep itself
-        await client.aclose()
+_clients: PerLoop[Any] = PerLoop(_client_of_loop, lambda client: client.aclose())
+
+
+def _on_aiohttp() -> bool:
+    said = os.environ.get(_VARIABLE, "aiohttp")
+    if said not in ("aiohttp", "openai"):
+        raise MoAConfigError(f"{_VARIABLE} is {said!r}: aiohttp (the default) or openai")
+    return said == "aiohttp"
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether a model's requests need nothing but what `Completions` does: no proxy, query, changing key, …"""
+    proxies = urllib.request.getproxies().keys() - {"no"}
+    kind = type(model)
+    return (
+        (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN
+        and model.http_async_client in (None, _client())
+        and not (proxies or model.openai_proxy or model.include_response_headers)
+        and not (model.default_query or callable(model.openai_api_key) or getattr(model, "_uses_gateway", False))
+        and _on_aiohttp()
+    )

@@ -10,7 +10,7 @@ from langchain_openai import ChatOpenAI
 
 from moa_graph import FinalError, LayerPolicy, QuorumError, create_moa
 from moa_graph.errors import MoARunError
-from moa_graph.transport import run_sync
+from moa_graph.loops import run_sync
 from tests.server import Behaviour, RecordingServer
 
 ASK = {"messages": [("user", "Why?")]}

@@ -15,7 +15,7 @@ PACKAGE = Path(moa_graph.__file__).parent
 NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.chat_models", "typer", "rich", "yaml"]
 
 LEVELS = [
-    {"errors", "state", "prompts", "policy", "transport", "retry", "limit"},
+    {"errors", "state", "prompts", "policy", "loops", "completions", "transport", "retry", "limit"},
     {"models", "receipt", "events", "waiting", "testing", "local"},
     {"panel"},
     {"asking"},
@@ -119,4 +119,4 @@ def test_every_module_has_its_test() -> None:
     """A test file mirrors each module."""
     tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     ours = {"errors", "graph", "models", "panel", "policy", "prompts", "receipt", "retry", "state", "testing"}
-    assert ours | {"transport"} <= tests
+    assert ours | {"transport", "completions", "events"} <= tests

@@ -18,7 +18,8 @@ from openai import DefaultAsyncHttpxClient
 
 from moa_graph import LayerPolicy, Proposer, QuorumError, create_moa
 from moa_graph.testing import ScriptedChatModel
-from moa_graph.transport import run_sync, shared
+from moa_graph.loops import run_sync
+from moa_graph.transport import shared
 from tests.server import Behaviour, RecordingServer
 
 ASK = {"messages": [("user", "Why?")]}
