@@ -45,7 +45,7 @@ def choose(given: str | None) -> Choice:
             return Choice(MoAConfig.preset(given), given, "as asked")
         if Path(given).suffix in (".yaml", ".yml") or Path(given).expanduser().is_file():
             return Choice(MoAConfig.from_yaml(given), given, "as asked")
-        near = difflib.get_close_matches(given, presets(), 1)
+        near = difflib.get_close_matches(given, presets(), 1, 0.7)
         hint = f"did you mean {near[0]}? " if near else ""
         raise MoAConfigError(f"{given!r} is neither a YAML file nor a preset: {hint}one of {', '.join(presets())}")
     if Path(_FILE).is_file():

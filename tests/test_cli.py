@@ -368,7 +368,7 @@ async def test_plain_lines_on_a_dumb_terminal(monkeypatch: pytest.MonkeyPatch):
         (["aks", "Why?"], ["No such command 'aks'", "'ask'"]),
         (["presets", "show"], ["Missing argument"]),
         (["presets", "show", "moalite"], ["'moalite'", "did you mean moa-lite?"]),
-        (["draw", "--config", "nope"], ["'nope' is neither a YAML file nor a preset", "moa-lite"]),
+        (["draw", "--config", "nope"], ["'nope' is neither a YAML file nor a preset: one of local, moa, moa-lite"]),
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value, list) else "",
 )

@@ -12,7 +12,7 @@ from rich.markdown import Heading, Markdown
 from rich.segment import Segment
 from rich.text import Text
 
-from moa_graph.cli.terminal import Pane, draws, safe, write
+from moa_graph.cli.terminal import Pane, draws, safe, say, write
 
 __all__ = ["Answer", "Document", "split"]
 
@@ -102,11 +102,13 @@ class Answer:
         self._pane.draw(self._below(rest)) if rest.strip() else None
         self._not_before = time.monotonic() + _PAUSE * (time.monotonic() - began)
 
-    def end(self) -> None:
-        """The answer is whole, or broke off: what follows begins a line of its own."""
+    def end(self, *, whole: bool) -> None:
+        """There is no more: what follows begins a line of its own. An answer that broke off is marked."""
         self.draw(last=True)
         if self._pane is None and self.text and not self.text.endswith("\n"):
             write("\n")
+        if self.text and not whole:
+            say("[the answer breaks off here]")
 
     def _below(self, text: str) -> RenderableType:
         document = Document(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_graph.cli.options import CacheOption, ConfigOption, LayersOption, announce, cache_on_disk, chosen
-from moa_graph.cli.terminal import is_terminal, say, starting, write
+from moa_graph.cli.terminal import between, say, starting, write
 
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
@@ -42,8 +42,8 @@ def ask(
     state = _run(graph, asked, stream=not as_json)
     if as_json:
         write(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2) + "\n")
-    elif is_terminal(sys.stdout) and is_terminal(sys.stderr):
-        say()
+    else:
+        between()
     if show_proposals:
         receipt.show_proposals(state["proposals"])
     if show_receipt:
@@ -57,13 +57,7 @@ def _run(graph: Any, question: str, *, stream: bool) -> dict[str, Any]:
     from moa_graph.cli.answer import Answer
     from moa_graph.cli.live import run
 
-    answer = Answer() if stream else None
-    try:
-        return asyncio.run(run(graph, {"messages": [("user", question)]}, answer=answer))
-    except BaseException:
-        if answer and answer.text:
-            say("[the answer breaks off here]")
-        raise
+    return asyncio.run(run(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None))
 
 
 def _question(words: list[str]) -> str:

@@ -73,7 +73,7 @@ class Live:
             self._tree.stop(failed=issubclass(kind, Exception))
         self._leave_tree()
         if self._answer:
-            self._answer.end()
+            self._answer.end(whole=kind is None)
 
     def event(self, event: Any) -> None:
         """An event of the run, or of a graph within it."""

@@ -49,7 +49,8 @@ def chosen(config: str | None, layers: int | None) -> "Choice":
     choice = choose(config)
     if layers is None:
         return choice
-    why = choice.why if layers == choice.config.depth else f"{choice.why}; {layers} layers, not {choice.config.depth}"
+    said = f"{layers} layer{'s' * (layers != 1)}, not {choice.config.depth}"
+    why = choice.why if layers == choice.config.depth else f"{choice.why}; {said}"
     return replace(choice, config=choice.config.model_copy(update={"layers": layers}), why=why)
 
 

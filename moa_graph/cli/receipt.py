@@ -26,9 +26,9 @@ _STYLES = {"ok": "green", "cut": "yellow"}
 def summary(receipt: "Receipt") -> str:
     """A run in one line: calls, who answered, tokens, seconds."""
     layers = "".join(f", layer {x['layer']}: {x['answered']} of {x['asked']} answered" for x in receipt["layers"])
-    calls = f"{receipt['calls']} call{'s' * (receipt['calls'] != 1)}"
+    calls, tokens = receipt["calls"], receipt["input_tokens"]
     return (
-        f"{calls}{layers}, {receipt['input_tokens']:,} tokens in and "
+        f"{calls} call{'s' * (calls != 1)}{layers}, {tokens:,} token{'s' * (tokens != 1)} in and "
         f"{receipt['output_tokens']:,} out, {receipt['seconds']:.1f} s"
     )
 

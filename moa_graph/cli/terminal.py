@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Pane", "draws", "is_terminal", "quiet_keys", "safe", "say", "starting", "write"]
+__all__ = ["Pane", "between", "draws", "is_terminal", "quiet_keys", "safe", "say", "starting", "write"]
 
 _SHOWN: Final = {
     **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
@@ -43,6 +43,12 @@ def say(text: str = "") -> None:
             sys.stderr.flush()
 
 
+def between() -> None:
+    """An empty line between an answer and what is told of it, where both are seen together."""
+    if is_terminal(sys.stdout) and is_terminal(sys.stderr):
+        say()
+
+
 def _folded(text: str) -> str:
     import textwrap
 
@@ -54,10 +60,18 @@ def _folded(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """A part of an answer on standard output, at once: its own bytes, but on a terminal made safe."""
-    if sys.stdout is not None:
+    """A part of an answer on standard output, at once: its own bytes, but on a terminal made safe. Raises MoAError."""
+    if sys.stdout is None:
+        return
+    try:
         sys.stdout.write(safe(text) if is_terminal(sys.stdout) else text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # nobody reads on: no failure
+    except OSError as error:
+        from moa_graph.errors import MoAError
+
+        raise MoAError(f"standard output cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -138,7 +138,9 @@ class Tree:
         elif kind == "final_started":
             return self._final_started(event)
         elif kind == "done":
-            self._final.members[-1].end("ok", _said(event["receipt"]["final"]))
+            before = len(self._final.members) - 1  # the receipt counts the requests of those that failed too
+            call = event["receipt"]["final"]
+            self._final.members[-1].end("ok", _said({**call, "attempts": call["attempts"] - before}))
         elif kind.startswith("proposer_") and (member := self._member(event)):
             return self._proposer(kind, event, member)
         return None
