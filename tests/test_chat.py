@@ -348,6 +348,18 @@ def test_a_thread_that_cannot_be_read(chat: Chat, history: Path):
     assert "threads.sqlite: the thread 'mine' cannot be read" in refused(chat("Why?", options=("--thread", "mine")))
 
 
+def test_list_with_a_thread_that_cannot_be_read(chat: Chat, history: Path):
+    """A damaged thread does not hide the others: it is told beside them, and the exit code is 1."""
+    chat("Why?", options=("--new", "bad"))
+    chat("Why?", options=("--new", "good"))
+    with sqlite3.connect(history) as connection:
+        connection.execute("UPDATE checkpoints SET checkpoint = x'c1c1' WHERE thread_id = 'bad'")
+    connection.close()
+    ran = chat(options=("--list",))
+    assert (ran.code, ran.out[:4]) == (1, "good")
+    assert ran.err.startswith(f"moa: {history}: the thread 'bad' cannot be read: ")
+
+
 def test_no_place_for_a_history(chat: Chat, history: Path):
     """Where the history's folder cannot be made, one line says so."""
     history.parent.parent.write_text("a file where a folder should be")

@@ -68,6 +68,15 @@ async def test_lines_are_edited_and_called_up_again(keyboard: OnTerminal, server
     assert await keyboard.ended() == 0
 
 
+async def test_pasted_lines_are_one_question(keyboard: OnTerminal, server: RecordingServer):
+    """A text of several lines that is pasted waits for Enter, and is asked as one question."""
+    server.clear()
+    await keyboard.until(PROMPT)
+    keyboard.type("\x1b[200~one\ntwo\x1b[201~\r")
+    await keyboard.until(PROMPT, times=2)
+    assert [request.messages[-1]["content"] for request in server.requests_for("a")] == ["one\ntwo"]
+
+
 async def test_a_terminal_that_goes_away(
     keyboard: OnTerminal,
     chat: Chat,  # noqa: F811

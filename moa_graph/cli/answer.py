@@ -12,7 +12,7 @@ from rich.markdown import Heading, Markdown
 from rich.segment import Segment
 from rich.text import Text
 
-from moa_graph.cli.terminal import Pane, draws, safe, say, write
+from moa_graph.cli.terminal import Pane, draws, output_errors, safe, say, write
 
 __all__ = ["Answer", "Document", "split"]
 
@@ -95,11 +95,13 @@ class Answer:
             return
         began = time.monotonic()
         done, rest = (self._open, "") if last else split(self._open.replace("\r\n", "\n"))
-        if done.strip():
-            self._pane.commit(self._below(done))
-            self._began = True
+        with output_errors():
+            if done.strip():
+                self._pane.commit(self._below(done))
+                self._began = True
+            if rest.strip():
+                self._pane.draw(self._below(rest))
         self._open = rest
-        self._pane.draw(self._below(rest)) if rest.strip() else None
         self._not_before = time.monotonic() + _PAUSE * (time.monotonic() - began)
 
     def end(self, *, whole: bool) -> None:

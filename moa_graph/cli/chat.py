@@ -1,5 +1,6 @@
 """`moa chat`: many questions on one thread, which is kept."""
 
+import shutil
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_graph.cli.options import CacheOption, ConfigOption, LayersOption, announce, cache_on_disk, chosen
-from moa_graph.cli.terminal import say, starting, write
+from moa_graph.cli.terminal import OutputError, is_terminal, say, starting, write
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,11 +43,13 @@ def chat(
         stack = AsyncExitStack()
         try:
             if show_list:
-                runner.run(_list(stack))
-            elif _loop(runner, runner.run(_open(stack, thread, new, config, layers, cache))):
-                raise typer.Exit(1)
+                failed = runner.run(_list(stack))
+            else:
+                failed = _loop(runner, runner.run(_open(stack, thread, new, config, layers, cache)))
         finally:
             runner.run(stack.aclose())
+    if failed:
+        raise typer.Exit(1)
 
 
 async def _open(
@@ -68,7 +71,7 @@ async def _open(
         graph = choice.build(checkpointer=threads.saver, cache=cache_on_disk() if cache else None)
     announce(choice)
     if thread is not None:
-        _tell(next(one for one in await threads.all() if one.name == thread))
+        _tell(await threads.thread(thread))
     return Talk(choice, graph, threads, name)
 
 
@@ -85,15 +88,23 @@ def _tell(thread: "Thread") -> None:
         say("it was not answered: /retry asks it again")
 
 
-async def _list(stack: AsyncExitStack) -> None:
-    from moa_graph.cli.threads import place
+async def _list(stack: AsyncExitStack) -> bool:
+    """List the threads. Whether one of them could not be read."""
+    from moa_graph.cli.threads import Thread, place
 
-    threads = await (await _threads(stack)).all() if place().exists() else []
+    found = await (await _threads(stack)).all() if place().exists() else []
+    threads = [one for one in found if isinstance(one, Thread)]
+    columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
     width = max((len(thread.name) for thread in threads), default=0)
     for one in threads:
-        write(f"{one.name:{width}}  {one.turns:3}  {one.when}  {one.question}{_OPEN * (not one.answered)}\n")
-    if not threads:
+        line = f"{one.name:{width}}  {one.turns:3}  {one.when}  {one.question}"
+        write(f"{line[: columns and columns - len(_OPEN)]}{_OPEN * (not one.answered)}\n")
+    for why in found:
+        if not isinstance(why, Thread):
+            say(f"moa: {why}")
+    if not found:
         say("no thread is kept yet: moa chat starts one")
+    return len(threads) < len(found)
 
 
 def _loop(runner: "asyncio.Runner", talk: "Talk") -> bool:
@@ -120,7 +131,7 @@ def _done(runner: "asyncio.Runner", talk: "Talk", line: str, at_keyboard: bool) 
     from sqlite3 import Error
 
     from moa_graph.cli.commands import command
-    from moa_graph.errors import MoAConfigError, MoAError, MoARunError, clean, describe
+    from moa_graph.errors import MoAError, MoARunError, clean, describe
 
     said = line.strip()
     doing: Coroutine[Any, Any, None] = command(talk, said) if line.startswith("/") else talk.ask(said)
@@ -130,13 +141,15 @@ def _done(runner: "asyncio.Runner", talk: "Talk", line: str, at_keyboard: bool) 
         if not at_keyboard:
             raise
         say("stopped: /retry asks those that have not answered")
+    except OutputError:
+        raise
     except MoARunError as error:
         say(f"moa: {' '.join(str(error).split())}; /retry asks only those that have not answered")
     except MoAError as error:
         say(f"moa: {' '.join(str(error).split())}")
     except Error as error:
-        raise MoAConfigError(f"{talk.threads.path}: the history cannot be written: {error}") from error
-    except (EOFError, OSError):
+        raise MoAError(f"{talk.threads.path}: the history cannot be written: {error}") from error
+    except (EOFError, BrokenPipeError):
         raise
     except Exception as error:
         say(f"moa: {clean(describe(error))}")

@@ -90,6 +90,7 @@ def _readline(asked: Sequence[str]) -> ModuleType | None:
     readline.set_completer_delims(" ")
     readline.set_completer(lambda text, state: _completion(text, state))
     readline.parse_and_bind("tab: complete")
+    readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question, not many
     return readline
 
 

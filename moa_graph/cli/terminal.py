@@ -7,10 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from moa_graph.errors import MoAError
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Pane", "between", "draws", "is_terminal", "quiet_keys", "safe", "say", "starting", "write"]
+__all__ = [
+    "OutputError",
+    "Pane",
+    "between",
+    "draws",
+    "is_terminal",
+    "output_errors",
+    "quiet_keys",
+    "safe",
+    "say",
+    "starting",
+    "write",
+]
 
 _SHOWN: Final = {
     **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
@@ -18,6 +32,10 @@ _SHOWN: Final = {
     **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
 }
 _LINE = "\r\x1b[2K"  # line by line: cleared at once from its top, a screen would go to tmux's history as well
+
+
+class OutputError(MoAError):
+    """The answer has nowhere to go."""
 
 
 def safe(text: str) -> str:
@@ -60,18 +78,22 @@ def _folded(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """A part of an answer on standard output, at once: its own bytes, but on a terminal made safe. Raises MoAError."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(safe(text) if is_terminal(sys.stdout) else text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise  # nobody reads on: no failure
-    except OSError as error:
-        from moa_graph.errors import MoAError
+    """A part of an answer on standard output, at once: its own bytes, on a terminal made safe. Raises OutputError."""
+    if sys.stdout is not None:
+        with output_errors():
+            sys.stdout.write(safe(text) if is_terminal(sys.stdout) else text)
+            sys.stdout.flush()
 
-        raise MoAError(f"standard output cannot be written: {error.strerror}") from error
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Raises OutputError where standard output cannot be written; not where nobody reads on: that is no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -98,9 +98,15 @@ class Threads:
             async with self.saver.conn.execute(_LAST) as found:
                 return [str(name) async for (name,) in found]
 
-    async def all(self) -> list[Thread]:
-        """Every thread, the latest last. Raises MoAConfigError for one that cannot be read."""
-        return [await self._thread(name) for name in await self.names()]
+    async def all(self) -> list[Thread | MoAConfigError]:
+        """Every thread, the latest last; or why it cannot be read."""
+        return [await self._thread_or_why(name) for name in await self.names()]
+
+    async def _thread_or_why(self, name: str) -> Thread | MoAConfigError:
+        try:
+            return await self.thread(name)
+        except MoAConfigError as error:
+            return error
 
     async def known(self, name: str) -> str:
         """`name`, if there is such a thread. Raises MoAConfigError with the nearest one."""
@@ -139,7 +145,8 @@ class Threads:
                     await self.saver.conn.execute(_STEPS.format(table), (name, before, after))
                 await self.saver.conn.commit()
 
-    async def _thread(self, name: str) -> Thread:
+    async def thread(self, name: str) -> Thread:
+        """A thread. Raises MoAConfigError where it cannot be read."""
         try:
             kept = await self.saver.aget_tuple({"configurable": {"thread_id": name, "checkpoint_ns": ""}})
             assert kept is not None
