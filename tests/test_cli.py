@@ -234,7 +234,60 @@ def test_question_too_long_for_the_embedded_model(moa: Moa):
     assert "exceeds the available context size (8192 tokens)" in told
 
 
+def test_layers_are_told_where_they_are_other_than_described(moa: Moa, mixture: Path):
+    """What is announced says how many layers are asked, where that is not what the description counts."""
+    assert moa("ask", "Why?", "-c", "two.yaml", "-l", "1").err.startswith("two.yaml (as asked; 1 layer, not 2)\n")
+    assert moa("ask", "Why?", "-c", "two.yaml", "-l", "2").err.startswith("two.yaml (as asked)\n")
+
+
+def test_one_is_no_plural(moa: Moa, mixture: Path):
+    """A single call is told as one."""
+    assert "two.yaml: 1 call, 1 token in and " in moa("ask", "Why?", "-c", "two.yaml", "-l", "1").err
+
+
+@pytest.mark.parametrize("arguments", [("ask",), ("ask", "caf\udce9")])
+def test_a_question_that_is_no_text(moa: Moa, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]):
+    """A question in another encoding, from standard input or as an argument, is one line that says so."""
+    monkeypatch.setattr(io, "StringIO", lambda text: io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    assert "is not UTF-8 text" in moa(*arguments).refused()
+
+
+def test_nowhere_to_put_the_answer(mixture: Path, monkeypatch: pytest.MonkeyPatch, server: RecordingServer):
+    """With standard output closed nothing is asked."""
+    monkeypatch.chdir(mixture.parent)
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+    assert run(["ask", "Why?", "-c", "two.yaml"]) == 2
+    assert told.getvalue() == "moa: standard output is closed: there is nowhere to put the answer\n"
+    assert server.requests == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_answer_that_cannot_be_written(moa: Moa, mixture: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where standard output cannot be written, one line says why, and the exit code is 1."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        told = moa("ask", "Why?", "-c", "two.yaml").failed()
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert told == "moa: standard output cannot be written: No space left on device"
+
+
 # In a process of its own
+
+
+def test_presets_do_not_wait_for_langgraph():
+    """`moa presets` reads YAML and nothing else: it is there at once."""
+    code = "import sys; from moa_graph.cli import run; run(['presets']); print('langgraph' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
+def test_as_a_module():
+    """`python -m moa_graph` is `moa`."""
+    ran = subprocess.run([sys.executable, "-m", "moa_graph", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{__version__}\n"
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
@@ -416,7 +469,7 @@ def test_help_where_nothing_is_asked(moa: Moa):
     """`moa` alone shows what it can do, with no word of failure on standard error."""
     ran = moa()
     assert (ran.code, ran.err) == (2, "")
-    assert [command for command in ("ask", "presets", "draw", "doctor") if command not in ran.out] == []
+    assert [command for command in ("ask", "chat", "presets", "draw", "doctor") if command not in ran.out] == []
 
 
 def test_version(moa: Moa):
