@@ -131,7 +131,7 @@ def _done(runner: "asyncio.Runner", talk: "Talk", line: str, at_keyboard: bool) 
     from sqlite3 import Error
 
     from moa_graph.cli.commands import command
-    from moa_graph.errors import MoAError, MoARunError, clean, describe
+    from moa_graph.errors import MoAError
 
     said = line.strip()
     doing: Coroutine[Any, Any, None] = command(talk, said) if line.startswith("/") else talk.ask(said)
@@ -141,18 +141,21 @@ def _done(runner: "asyncio.Runner", talk: "Talk", line: str, at_keyboard: bool) 
         if not at_keyboard:
             raise
         say("stopped: /retry asks those that have not answered")
-    except OutputError:
+    except (EOFError, BrokenPipeError, OutputError):
         raise
-    except MoARunError as error:
-        say(f"moa: {' '.join(str(error).split())}; /retry asks only those that have not answered")
-    except MoAError as error:
-        say(f"moa: {' '.join(str(error).split())}")
     except Error as error:
         raise MoAError(f"{talk.threads.path}: the history cannot be written: {error}") from error
-    except (EOFError, BrokenPipeError):
-        raise
     except Exception as error:
-        say(f"moa: {clean(describe(error))}")
+        say(f"moa: {_why(error)}")
     else:
         return True
     return False
+
+
+def _why(error: Exception) -> str:
+    from moa_graph.errors import MoAError, MoARunError, clean, describe
+
+    if not isinstance(error, MoAError):
+        return clean(describe(error))
+    resumed = "; /retry asks only those that have not answered" if isinstance(error, MoARunError) else ""
+    return " ".join(str(error).split()) + resumed
