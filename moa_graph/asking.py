@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langgraph.constants import TAG_NOSTREAM
+from langgraph.pregel.protocol import StreamProtocol
 
 from moa_graph.cache import Answers
 from moa_graph.errors import describe
@@ -18,7 +20,10 @@ from moa_graph.panel import Seat
 from moa_graph.receipt import usage_of
 from moa_graph.retry import Attempts
 
-__all__ = ["Asking"]
+__all__ = ["Asking", "unheard"]
+
+_STREAM: Final = "__pregel_stream"  # where a graph finds the stream of the graph around it
+_STREAMING: Final = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)  # LangGraph knows them by these too
 
 
 class _FirstToken(BaseCallbackHandler):
@@ -125,6 +130,26 @@ class Asking:
         self._moa = answer.response_metadata.get("moa") or {}
         await self._answers.keep(self._seat, messages, answer)
         return answer
+
+
+def unheard(config: RunnableConfig) -> RunnableConfig:
+    """`config` for a model that nobody is to hear: without the handlers that make a model stream.
+
+    And without the messages that the nodes of an agent return: LangGraph shows those whatever the tags say.
+    """
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        if streaming := [handler for handler in callbacks.handlers if isinstance(handler, _STREAMING)]:
+            callbacks = callbacks.copy()
+            for handler in streaming:
+                callbacks.remove_handler(handler)
+    elif callbacks:
+        callbacks = [handler for handler in callbacks if not isinstance(handler, _STREAMING)]
+    own = dict(config.get("configurable", {}))
+    if (stream := own.get(_STREAM)) and "messages" in stream.modes:
+        own[_STREAM] = StreamProtocol(stream, stream.modes - {"messages"})
+    tags = [*(config.get("tags") or ()), TAG_NOSTREAM]
+    return {**config, "configurable": own, "callbacks": callbacks, "tags": tags}
 
 
 def _heard_by(handlers: list[BaseCallbackHandler], config: RunnableConfig) -> RunnableConfig:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.config import get_stream_writer
 from langgraph.graph.state import CompiledStateGraph
 
+from moa_graph.events import teller
 from moa_graph.policy import LayerPolicy
 from moa_graph.state import Proposal
 from moa_graph.waiting import KEY, LayerRun
@@ -74,7 +74,7 @@ class CompiledLayer(_Compiled):
             kept=lambda slots: self._until_kept(slots, config, sync),
             at_once=config.get("max_concurrency"),
             run=run.id,
-            tell=get_stream_writer() if within else None,  # a mixture's events come from the mixture
+            tell=teller(config) if within else None,  # a mixture's events come from the mixture
         )
         own = {KEY: layer, _RUN: run}
         return {**_with(config, own), "max_concurrency": len(self.slots) + _SPARE_THREADS}

@@ -4,13 +4,16 @@
         if event["type"] == "moa.proposer_answered": ...
 
 Every event is a plain dict; its `type` begins with `moa.`, so that a graph around the mixture can tell them from
-its own. In a larger graph they come with `subgraphs=True`, as LangGraph has it for every subgraph; `run` tells
-one mixture's events from another's.
+its own. In a larger graph they come with `subgraphs=True`, as LangGraph has it for every subgraph, under the
+mixture's namespace, those of its layers too; `run` tells one mixture's events from another's.
 """
 
 from collections.abc import Callable
 from typing import Any, Final, Literal, NotRequired
 
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import set_config_context
+from langgraph.config import get_stream_writer
 from typing_extensions import TypedDict
 
 from moa_graph.receipt import Receipt
@@ -26,6 +29,8 @@ __all__ = [
     "ProposerFirstToken",
     "ProposerStarted",
     "Tell",
+    "proposer_done",
+    "teller",
 ]
 
 
@@ -130,3 +135,13 @@ def proposer_done(proposal: Proposal, run: str) -> ProposerDone:
     if "error" in proposal:
         told["error"] = proposal["error"]
     return told
+
+
+def teller(config: RunnableConfig) -> Tell:
+    """Writes events to the custom stream of the node that `config` is given to, from whatever task or thread."""
+
+    def tell(event: Any) -> None:
+        with set_config_context(config) as context:  # LangGraph finds its writer there, and sets it not always
+            context.run(lambda: get_stream_writer()(event))
+
+    return tell

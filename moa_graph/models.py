@@ -1,11 +1,12 @@
 """`"provider:model"` -> a chat model, and one way to ask whatever the user gave us."""
 
+import asyncio
 import difflib
 import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -13,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import set_config_context
 from langgraph.pregel.protocol import PregelProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
@@ -76,17 +78,14 @@ class Model:
             inner = inner.bound
         return isinstance(inner, BaseChatModel)
 
-    def unheard(self) -> "Model":
-        """The same model, for where nobody hears its tokens: LangChain would stream them all the same."""
-        model: Any = self.runnable
-        if not hasattr(model, "root_async_client") or model.streaming or model.disable_streaming:
-            return self
-        return replace(self, runnable=model.model_copy(update={"disable_streaming": True}))
-
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
         given = {"messages": list(messages)} if self.takes_state else list(messages)
-        return _answer(await ask(self.runnable, given, config), self.id)
+        if self.is_one_call:
+            return _answer(await ask(self.runnable, given, config), self.id)
+        with set_config_context(config) as context:  # a graph takes in what stands there, too
+            output = await asyncio.create_task(ask(self.runnable, given, config), context=context)
+        return _answer(output, self.id)
 
 
 def _answer(output: Any, model: str) -> AIMessage:

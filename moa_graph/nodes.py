@@ -4,20 +4,17 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.config import get_stream_writer
-from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 
-from moa_graph.asking import Asking
+from moa_graph.asking import Asking, unheard
 from moa_graph.cache import Answers
 from moa_graph.compiled import run_of
 from moa_graph.errors import FinalError, MoAConfigError, MoAError
-from moa_graph.events import Done, FinalStarted, LayerDone, Tell
+from moa_graph.events import Done, FinalStarted, LayerDone, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
@@ -39,18 +36,14 @@ class Node(Runnable[State, dict[str, Any]]):
         self._call = call
 
     async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
-        return await self._call(input, config or {}, get_stream_writer())
+        return await self._call(input, config or {}, teller(config or {}))
 
     def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> dict[str, Any]:  # noqa: A002
-        return run_sync(self._call, input, config or {}, get_stream_writer())
+        return run_sync(self._call, input, config or {}, teller(config or {}))
 
 
 def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
     """x_i -> A_{i,j}(x_i), as a proposal. Raises QuorumError once its layer cannot get enough answers."""
-
-    if not stream:
-        seat = replace(seat, model=seat.model.unheard())
-
     who = {"layer": seat.layer, "slot": seat.slot, "proposer": seat.name, "model": seat.model.id}
 
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
@@ -58,7 +51,7 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
         layer.arrive(seat.slot, tell)
         messages = x_next(_asked(state), state.get("synthesis", ""), seat.system)
         if not stream:
-            config = {**config, "tags": [*(config.get("tags") or ()), TAG_NOSTREAM]}
+            config = unheard(config)
         ask = Asking(seat, answers, config, lambda: layer.tell(_first_token(who, layer.run, ask.seconds)))
         proposal = Proposal(
             layer=seat.layer, slot=seat.slot, proposer=seat.name, model=seat.model.id, status="ok", content="",

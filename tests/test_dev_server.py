@@ -24,6 +24,7 @@ def models(*names):
 hasty = create_moa(models("quick", "straggler"), models("final"), 2, policy=LayerPolicy(quorum=1, grace=0.2))
 strict = create_moa(models("fine", "failing", "slow"), models("last"), 2, policy=LayerPolicy(quorum=3))
 plain = create_moa(models("one", "two"), models("speaker"), 2)
+loud = create_moa(models("first", "second"), models("summing"), 2, stream_proposers=True)
 """
 
 pytestmark = [needs_server, pytest.mark.timeout(20, func_only=True)]  # the server's start has a limit of its own
@@ -40,7 +41,7 @@ def models() -> Iterator[RecordingServer]:
 def dev(models: RecordingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """The server, serving `MODULE`."""
     folder = tmp_path_factory.mktemp("dev")
-    graphs = {name: f"./mixtures.py:{name}" for name in ("hasty", "strict", "plain")}
+    graphs = {name: f"./mixtures.py:{name}" for name in ("hasty", "strict", "plain", "loud")}
     (folder / "mixtures.py").write_text(MODULE, encoding="utf-8")
     (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}), encoding="utf-8")
     with dev_server(folder, MODELS_URL=models.base_url) as server:
@@ -118,3 +119,24 @@ async def test_the_answer_streams(client: Any, models: RecordingServer) -> None:
     assert "".join(chunks) == text
     assert finished[0] is None
     assert len([chunk for chunk in chunks if chunk]) == len(text.split())
+
+
+async def test_proposers_and_progress_stream_too(client: Any, models: RecordingServer) -> None:
+    """With `stream_proposers=True` each token tells its layer, proposer and model, and the typed events come along."""
+    said: dict[tuple[Any, ...], str] = {}
+    told: list[str] = []
+    modes = ["messages-tuple", "custom"]
+    async for event in client.runs.stream(None, "loud", input=ASKED, stream_mode=modes, stream_subgraphs=True):
+        kind = event.event.partition("|")[0]
+        if kind == "messages":
+            chunk, metadata = event.data
+            who = tuple(metadata.get(name) for name in ("moa_role", "moa_layer", "langgraph_node", "moa_model"))
+            said[who] = said.get(who, "") + chunk["content"]
+        elif kind == "custom":
+            told.append(event.data["type"])
+    assert said == {
+        ("proposer", 1, "first", "openai:first"): "answer of first #1",
+        ("proposer", 1, "second", "openai:second"): "answer of second #1",
+        ("final", 2, "final", "openai:summing"): "answer of summing #1",
+    }
+    assert (told[0], told[-3:]) == ("moa.layer_started", ["moa.layer_done", "moa.final_started", "moa.done"])

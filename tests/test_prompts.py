@@ -60,7 +60,7 @@ def test_shuffled_references_are_the_same_references() -> None:
 @pytest.mark.parametrize("text", ["", " \n", None, 3])
 def test_a_prompt_needs_an_instruction(text: str) -> None:
     """An empty prompt, or one that is no text, is refused when made."""
-    with pytest.raises(MoAConfigError, match="prompt is (empty|None|3)"):
+    with pytest.raises(MoAConfigError, match=r"prompt is (empty|None|3)"):
         Prompt(text)
 
 
