@@ -43,6 +43,7 @@ class LayerReceipt(TypedDict):
 class Receipt(TypedDict):
     """`calls`: requests sent to providers; tokens as the providers reported them.
 
+    `cached_input_tokens`: those of `input_tokens` that providers read from their prefix caches.
     `seconds`: wall time of what this run asked, layer by layer; `critical_path_seconds`: the floor of the run,
     each layer's slowest answer plus the final model.
     """
@@ -51,6 +52,7 @@ class Receipt(TypedDict):
     final: Call
     calls: int
     input_tokens: int
+    cached_input_tokens: int
     output_tokens: int
     seconds: float
     critical_path_seconds: float
@@ -70,11 +72,16 @@ def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float
         layers=layers,
         final=final,
         calls=sum(call.get("calls", call["attempts"]) for call in sent),
-        input_tokens=sum(call["usage"].get("input_tokens", 0) for call in counted),
-        output_tokens=sum(call["usage"].get("output_tokens", 0) for call in counted),
+        input_tokens=_sum("input_tokens", counted),
+        cached_input_tokens=_sum("cached_input_tokens", counted),
+        output_tokens=_sum("output_tokens", counted),
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
         critical_path_seconds=round(path, 3),
     )
+
+
+def _sum(tokens: str, calls: Sequence[Call]) -> int:
+    return sum(call["usage"].get(tokens, 0) for call in calls)
 
 
 def _layer(number: int, calls: list[Call]) -> LayerReceipt:

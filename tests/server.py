@@ -35,6 +35,7 @@ class Behaviour:
     text: str | None = None  # None: "answer of {model} #{n}"
     latency: float = 0.0  # seconds before the first byte
     per_token: float = 0.0  # seconds between two streamed words
+    cached_tokens: int = 0  # how many of the prompt's tokens it says it had in its prefix cache
     status: int | None = None  # answer with this HTTP error
     error: str | None = None  # the message of that error
     retry_after: str | None = None  # the Retry-After header of that error
@@ -285,10 +286,11 @@ class Exchange:
         name = f"chatcmpl-{request.model}-{request.n}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": model}
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         asked, answered = self.request.prompt_tokens, count_words(self.text)
-        total = asked + answered
-        return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": total}
+        usage = {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+        cached = {"prompt_tokens_details": {"cached_tokens": self.behaviour.cached_tokens}}
+        return usage | (cached if self.behaviour.cached_tokens else {})
 
 
 async def forever() -> None:

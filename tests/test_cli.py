@@ -179,6 +179,16 @@ def test_receipt(moa: Moa, mixture: Path, server: RecordingServer):
     assert ran.out == "answer of c #1\n"
 
 
+def test_receipt_tells_what_prefix_caches_had(moa: Moa, mixture: Path, server: RecordingServer):
+    """Where a provider read input tokens from its cache, `--receipt` has a column for them."""
+    server.script("b", Behaviour(cached_tokens=1))
+    lines = moa("ask", "Why?", "-c", "two.yaml", "--receipt").err.splitlines()
+    head = next(line for line in lines if line.startswith("layer"))
+    row = next(line for line in lines if " b " in line and line.startswith("1"))
+    assert head.split()[-3:] == ["in", "cached", "out"]
+    assert row.split()[-2] == "1"
+
+
 def test_cache(moa: Moa, mixture: Path, server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With `--cache` the same question is answered from disk: the second run asks nobody."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -137,3 +137,15 @@ async def test_a_chain_inside_counts_each_of_its_calls(server: RecordingServer, 
     receipt = await run(create_moa([chat(server, "a"), RunnableLambda(twice)], chat(server, "final"), 2), way)
     check([receipt], server)
     assert receipt["calls"] == 4
+
+
+@WAYS
+async def test_what_prefix_caches_had_is_told(server: RecordingServer, way: str) -> None:
+    """Input tokens that providers read from their caches stand with each call and in sum, streamed or not."""
+    server.script("a", Behaviour(cached_tokens=1))
+    moa = create_moa([chat(server, "a"), chat(server, "b")], chat(server, "c"), 2, stream_proposers=way == "ainvoke")
+    server.script("c", Behaviour(cached_tokens=3))
+    receipt = await run(moa, way)
+    a, b = (call["usage"] for call in receipt["layers"][0]["proposals"])
+    assert (a["cached_input_tokens"], "cached_input_tokens" in b) == (1, False)
+    assert receipt["cached_input_tokens"] == 4

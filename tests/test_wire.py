@@ -1,6 +1,7 @@
 """The bytes on the wire are the method: what each model is sent, seen by a server that records it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -293,3 +294,15 @@ async def test_attempts_are_the_same_request(server: RecordingServer, openai: Ma
     first, second = server.requests_for("a")
     assert first.body == second.body
     assert sent(server, "c") == [[system(synthesis("Because.")), QUESTION]]
+
+
+async def test_prompts_begin_alike_for_prefix_caches(server: RecordingServer, make: Make) -> None:
+    """A layer's samples are sent one prompt; a next turn's begins with the turns before it, so a cache may hit."""
+    a = make("a")
+    moa = create_moa([replace(a, samples=3) if isinstance(a, Proposer) else Proposer(a, samples=3)], make("c"), 2)
+    first = await moa.ainvoke(ASK)
+    await moa.ainvoke({"messages": [*first["messages"], ("user", "And at dusk?")]})
+    prompts = sent(server, "a")
+    turns = len(prompts) // 2
+    assert all(prompt == prompts[0] for prompt in prompts[:turns])
+    assert all(prompt[: len(prompts[0])] == prompts[0] for prompt in prompts[turns:])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["show", "show_proposals", "summary"]
 
 _NUMBERS = 36  # columns that everything but names and status takes
+_CACHED = 8  # and how many more where providers' prefix caches were hit
 _SHORTEST = 12
 _WIDE = 200  # columns where nobody looks on
 _STYLES = {"ok": "green", "cut": "yellow"}
@@ -55,7 +56,7 @@ def show(receipt: "Receipt") -> None:
     calls.append((len(receipt["layers"]) + 1, receipt["final"]))
     table = _table(receipt, [call for _, call in calls], console.size.width)
     for number, call in calls:
-        _row(table, str(number), call)
+        _row(table, str(number), call, cached=bool(receipt.get("cached_input_tokens")))
     console.print(table)
     reasons = [f"{call['proposer']}: {call['error']}" for _, call in calls if call.get("error")]
     for reason in dict.fromkeys(reasons):
@@ -65,7 +66,8 @@ def show(receipt: "Receipt") -> None:
 def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
     """The empty table. Where `width` is too small for both names, the model's gives way first."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_footer=True)
-    room = width - _NUMBERS - max(len(_status(call)) for call in calls)
+    cached = bool(receipt.get("cached_input_tokens"))
+    room = width - _NUMBERS - _CACHED * cached - max(len(_status(call)) for call in calls)
     proposer = max(cell_len(call["proposer"]) for call in calls)
     proposer = min(proposer, max(_SHORTEST, room - _SHORTEST))
     table.add_column("layer", no_wrap=True)
@@ -76,14 +78,16 @@ def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
         ("seconds", f"{receipt['seconds']:.1f}"),
         ("calls", str(receipt["calls"])),
         ("in", f"{receipt['input_tokens']:,}"),
+        *([("cached", f"{receipt['cached_input_tokens']:,}")] if cached else []),
         ("out", f"{receipt['output_tokens']:,}"),
     ):
         table.add_column(name, footer=total, justify="right", no_wrap=True)
     return table
 
 
-def _row(table: Table, layer: str, call: "Call") -> None:
+def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
     usage = call["usage"]
+    tokens = ["input_tokens", *(["cached_input_tokens"] if cached else []), "output_tokens"]
     table.add_row(
         layer,
         Text(safe(call["proposer"])),
@@ -91,8 +95,7 @@ def _row(table: Table, layer: str, call: "Call") -> None:
         Text(_status(call), style=_STYLES.get(call["status"], "red")),
         f"{call['seconds']:.1f}",
         str(call.get("calls", call["attempts"])),
-        f"{usage['input_tokens']:,}" if "input_tokens" in usage else "?",
-        f"{usage['output_tokens']:,}" if "output_tokens" in usage else "?",
+        *(f"{usage[name]:,}" if name in usage else "" if name.startswith("cached") else "?" for name in tokens),
     )
 
 
