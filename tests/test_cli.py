@@ -183,8 +183,8 @@ def test_receipt_tells_what_prefix_caches_had(moa: Moa, mixture: Path, server: R
     """Where a provider read input tokens from its cache, `--receipt` has a column for them."""
     server.script("b", Behaviour(cached_tokens=1))
     lines = moa("ask", "Why?", "-c", "two.yaml", "--receipt").err.splitlines()
-    head = next(line for line in lines if line.startswith("layer proposer"))
-    row = next(line for line in lines if " b " in line and line.startswith("1"))
+    head = next(line for line in lines if line.split()[:2] == ["layer", "proposer"])
+    row = next(line for line in lines if line.split()[:2] == ["1", "b"])
     assert head.split()[-3:] == ["in", "cached", "out"]
     assert row.split()[-2] == "1"
 

@@ -68,7 +68,7 @@ def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_footer=True)
     cached = bool(receipt.get("cached_input_tokens"))
     room = width - _NUMBERS - _CACHED * cached - max(len(_status(call)) for call in calls)
-    proposer = max(cell_len(call["proposer"]) for call in calls)
+    proposer = max(cell_len(name) for name in ("proposer", *(call["proposer"] for call in calls)))
     proposer = min(proposer, max(_SHORTEST, room - _SHORTEST))
     table.add_column("layer", no_wrap=True)
     table.add_column("proposer", no_wrap=True, max_width=proposer)
