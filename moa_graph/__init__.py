@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moa_graph.chat_model import ChatMoA
     from moa_graph.config import MoAConfig
     from moa_graph.errors import FinalError, MoAConfigError, MoAError, QuorumError
     from moa_graph.graph import create_layer, create_moa
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AGGREGATE_AND_SYNTHESIZE",
+    "ChatMoA",
     "FinalError",
     "Layer",
     "LayerPolicy",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "chat_model": ["ChatMoA"],
     "config": ["MoAConfig"],
     "errors": ["FinalError", "MoAConfigError", "MoAError", "QuorumError"],
     "graph": ["create_layer", "create_moa"],

@@ -13,7 +13,7 @@ from langgraph.cache.base import BaseCache
 from moa_graph.models import text_of
 from moa_graph.panel import Seat
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "identity"]
 
 _NAMESPACE: Final = ("moa_graph", "answers")
 
@@ -51,12 +51,12 @@ def _key(seat: Seat, messages: Sequence[BaseMessage]) -> str:
     said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
     # the embedded model's server is another one in each process; what it answers is not
     local = seat.model.id.startswith("local:")
-    made = dict(seat.model.parameters) if local else _made(seat.model.runnable)
+    made = dict(seat.model.parameters) if local else identity(seat.model.runnable)
     whole = [said, seat.model.id, made, seat.layer, seat.slot]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _made(runnable: Any) -> list[Any]:
+def identity(runnable: Any) -> list[Any]:
     """The models in a runnable as LangChain's own cache tells them apart, and what is bound to them: no secrets."""
     if isinstance(runnable, BaseChatModel):
         return [runnable._get_llm_string()]
@@ -64,4 +64,4 @@ def _made(runnable: Any) -> list[Any]:
         return []
     fields = [getattr(runnable, name) for name in getattr(type(runnable), "model_fields", ())]
     parts = [part for field in fields for part in (field if isinstance(field, list) else [field])]
-    return [getattr(runnable, "kwargs", None), *(made for part in parts if (made := _made(part)))]
+    return [getattr(runnable, "kwargs", None), *(made for part in parts if (made := identity(part)))]

@@ -206,7 +206,11 @@ class MoAConfig(_Strict):
         `stand_in` makes a runnable of each model's id in place of the model: to draw, or to test, without keys.
         Raises MoAConfigError as `create_moa` does.
         """
-        described: dict[str, Any] = {
+        return create_moa(**{**self.arguments(stand_in), **runtime})
+
+    def arguments(self, stand_in: StandIn | None = None) -> dict[str, Any]:
+        """What is described here, as `create_moa` takes it."""
+        return {
             "proposers": [self._member(member, stand_in) for member in self.proposers],
             "aggregator": [model.proposer(self, stand_in) for model in self.aggregator],
             "layers": self.layers,
@@ -214,7 +218,6 @@ class MoAConfig(_Strict):
             "prompt": self._prompt(),
             "stream_proposers": self.stream_proposers,
         }
-        return create_moa(**{**described, **runtime})
 
     def models(self) -> list[Proposer]:
         """Every model described here, the final ones too, in order."""

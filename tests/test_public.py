@@ -22,7 +22,9 @@ LEVELS = [
     {"nodes"},
     {"graph"},
     {"config"},
-    {"chat_model", "studio", "draw", "choose"},
+    {"advice"},
+    {"choose"},
+    {"chat_model", "studio", "draw"},
     {"cli", "eval"},
 ]
 
