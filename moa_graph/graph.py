@@ -23,7 +23,7 @@ from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAS
 __all__ = ["create_layer", "create_moa"]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
-Panels = Sequence[ProposerLike] | Sequence[Sequence[ProposerLike] | Layer] | Layer
+Panels = Sequence[ProposerLike | Sequence[ProposerLike] | Layer] | Layer
 
 
 def create_layer(
