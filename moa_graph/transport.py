@@ -59,9 +59,10 @@ def shared(model: Runnable[Any, Any]) -> Runnable[Any, Any]:
 
     The models inside a graph cannot be copied: they are given the shared client where they stand.
     """
+    _on_aiohttp()
     if isinstance(model, Pregel):
         for inner in _models_in(model):
-            inner.root_async_client._client = inner.async_client._client._client = _client()
+            inner.root_async_client._client = inner.async_client._client._client = _client(inner.openai_proxy)
         return model
     return _copy(model)  # type: ignore[no-any-return]
 
@@ -82,7 +83,7 @@ def _copy(runnable: Any) -> Any:
 
 def _copy_of_model(model: Any) -> Any:
     # our retries are the only ones, and usage is always reported
-    options = {"http_client": _client()} if _has_default_client(model) else {}
+    options = {"http_client": _client(model.openai_proxy)} if _has_default_client(model) else {}
     client = model.root_async_client.with_options(max_retries=0, **options)
     completions = client.chat.completions
     if _is_plain(model):
@@ -100,7 +101,8 @@ def _has_client(model: Any) -> bool:
 
 
 def _has_default_client(model: Any) -> bool:
-    return _has_client(model) and model.http_async_client is None
+    """Whether LangChain made its HTTP client; with `openai_proxy` it must have."""
+    return _has_client(model) and (model.http_async_client is None or bool(model.openai_proxy))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -161,26 +163,33 @@ def _sync_client() -> Any:
 
 
 @functools.cache
-def _client() -> Any:
-    """The one HTTP client of the process: what it is asked to send, the running loop's own client sends."""
+def _client(proxy: str | None = None) -> Any:
+    """The process's one HTTP client (for each `openai_proxy`): what it is to send, the running loop's own one sends."""
     from openai import DefaultAsyncHttpxClient
+
+    clients: PerLoop[Any] = PerLoop(partial(_client_of_loop, proxy), lambda client: client.aclose())
 
     class PerLoopClient(DefaultAsyncHttpxClient):
         async def send(self, request: Any, **kwargs: Any) -> Any:
-            return await (await _clients.get()).send(request, **kwargs)
+            if request.url.userinfo:  # aiohttp refuses an address with a user where there is a key as well
+                kwargs["auth"] = request.url.username, request.url.password
+                request.url = request.url.copy_with(userinfo=b"")
+            return await (await clients.get()).send(request, **kwargs)
 
     return PerLoopClient()
 
 
-def _client_of_loop() -> Any:
+def _client_of_loop(proxy: str | None) -> Any:
     import httpx2
     from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
     limits = httpx2.Limits(max_connections=_LIMIT, max_keepalive_connections=_LIMIT)
-    return (DefaultAioHttpClient if _on_aiohttp() else DefaultAsyncHttpxClient)(limits=limits)
+    aiohttp_does = _on_aiohttp() and not (proxy or _proxies())  # it knows no SOCKS proxy
+    return (DefaultAioHttpClient if aiohttp_does else DefaultAsyncHttpxClient)(limits=limits, proxy=proxy)
 
 
-_clients: PerLoop[Any] = PerLoop(_client_of_loop, lambda client: client.aclose())
+def _proxies() -> set[str]:
+    return urllib.request.getproxies().keys() - {"no"}
 
 
 def _on_aiohttp() -> bool:
@@ -192,12 +201,12 @@ def _on_aiohttp() -> bool:
 
 def _is_plain(model: Any) -> bool:
     """Whether a model's requests need nothing but what `Completions` does: no proxy, query, changing key, …"""
-    proxies = urllib.request.getproxies().keys() - {"no"}
-    kind = type(model)
+    kind, address = type(model), model.root_async_client.base_url
     return (
-        (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN
+        _on_aiohttp()
+        and (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN
         and model.http_async_client in (None, _client())
-        and not (proxies or model.openai_proxy or model.include_response_headers)
+        and not (_proxies() or model.openai_proxy or model.include_response_headers)
         and not (model.default_query or callable(model.openai_api_key) or getattr(model, "_uses_gateway", False))
-        and _on_aiohttp()
+        and not (address.userinfo or address.query)
     )
