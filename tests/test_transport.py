@@ -1,24 +1,31 @@
 """One model object serves sync, async, several event loops and several threads, and leaves nothing open."""
 
 import asyncio
+import contextlib
 import gc
+import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from langchain.agents import create_agent
 from langchain_core.runnables import Runnable
-from langchain_openai import ChatOpenAI
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from langchain_together import ChatTogether
 from langgraph.graph import END, START, MessagesState, StateGraph
 from openai import DefaultAsyncHttpxClient
 
-from moa_graph import LayerPolicy, Proposer, QuorumError, create_moa
-from moa_graph.testing import ScriptedChatModel
+from moa_graph import FinalError, LayerPolicy, MoAConfigError, Proposer, QuorumError, create_moa
 from moa_graph.loops import run_sync
+from moa_graph.testing import ScriptedChatModel
 from moa_graph.transport import shared
 from tests.server import Behaviour, RecordingServer
 
@@ -196,6 +203,306 @@ def test_what_has_no_such_client_is_not_copied() -> None:
     assert shared(bound) is bound
 
 
+# The environment: proxies, certificates, MOA_GRAPH_TRANSPORT
+
+
+class Tunnel:
+    """A proxy that remembers what it was asked for; with `to` and `tls`, that server's encrypted front."""
+
+    def __init__(self, to: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._to, self._tls = to, tls
+        self.asked: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._running = asyncio.run_coroutine_threadsafe(self._run(started := threading.Event()), self._loop)
+        started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.cancel()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    async def _run(self, started: threading.Event) -> None:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
+        self._port = server.sockets[0].getsockname()[1]
+        started.set()
+        async with server:
+            await asyncio.Event().wait()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
+        with contextlib.suppress(*ends), contextlib.closing(writer):
+            head = b"" if self._to else await reader.readuntil(b"\r\n\r\n")
+            method, _, target = head.decode().partition("\r\n")[0].removesuffix(" HTTP/1.1").partition(" ")
+            if not self._to:
+                self.asked.append(f"{method} {target}")
+            place = urlsplit(self._to or (f"//{target}" if method == "CONNECT" else target))
+            back, there = await asyncio.open_connection(place.hostname, place.port)
+            with contextlib.closing(there):
+                if method == "CONNECT":
+                    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                else:
+                    there.write(head.replace(target.encode(), place.path.encode(), 1) if head else b"")
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(pipe(reader, there))
+                    both.create_task(pipe(back, writer))
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Tunnel]:
+    with Tunnel() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def encrypted(server: RecordingServer, authority: trustme.CA) -> Iterator[str]:
+    """The base_url of the server behind TLS, its certificate signed by `authority`."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Tunnel(server.base_url, context) as front:
+        yield f"{front.url}/v1"
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+
+on_both_transports = pytest.mark.parametrize("transport", ["aiohttp", "openai"])
+of_each_kind = pytest.mark.parametrize("kind", ["ChatOpenAI", "ChatTogether", "string"])
+
+
+@on_both_transports
+@of_each_kind
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_requests_go_through_the_environments_proxy(
+    server: RecordingServer, proxy: Tunnel, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, transport: str
+) -> None:
+    """A proxy that is set when the mixture is made has every request, in every event loop."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    monkeypatch.setenv(name, proxy.url)
+    model = MODELS[kind](server.base_url)
+    moa = create_moa([model], model, 2)
+    for _ in range(2):
+        asyncio.run(moa.ainvoke(ASK))
+    assert set(proxy.asked) == {f"POST {server.base_url}/chat/completions"}
+    assert len(proxy.asked) == 2  # one connection for each loop
+    assert len(server.requests) == 4
+
+
+@on_both_transports
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_no_proxy_is_honoured(
+    server: RecordingServer, proxy: Tunnel, monkeypatch: pytest.MonkeyPatch, name: str, transport: str
+) -> None:
+    """A host in NO_PROXY is asked without the proxy."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv(name, "127.0.0.1")
+    model = MODELS["ChatOpenAI"](server.base_url)
+    asyncio.run(create_moa([model], model, 2).ainvoke(ASK))
+    assert len(server.requests) == 2
+    assert not proxy.asked
+
+
+@on_both_transports
+@pytest.mark.usefixtures("trusted")
+def test_an_encrypted_server_is_asked_through_the_proxy(
+    encrypted: str, proxy: Tunnel, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """HTTPS_PROXY is asked for a tunnel, and the certificates are checked within it."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    model = MODELS["ChatOpenAI"](encrypted)
+    asyncio.run(create_moa([model], model, 2).ainvoke(ASK))
+    assert proxy.asked == [f"CONNECT {urlsplit(encrypted).netloc}"]
+
+
+@pytest.mark.parametrize("kind", ["object", "string"])
+def test_openais_own_proxy_variable_is_used(
+    server: RecordingServer, proxy: Tunnel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """OPENAI_PROXY, and `openai_proxy=`, have every request, in every event loop."""
+    if kind == "string":
+        monkeypatch.setenv("OPENAI_PROXY", proxy.url)
+        model = MODELS["string"](server.base_url)
+    else:
+        model = ChatOpenAI(model="a", base_url=server.base_url, api_key="key", openai_proxy=proxy.url)
+    moa = create_moa([model], model, 2)
+    for _ in range(2):
+        asyncio.run(moa.ainvoke(ASK))
+    assert len(proxy.asked) == 2
+    assert len(server.requests) == 4
+
+
+@on_both_transports
+@of_each_kind
+@pytest.mark.usefixtures("trusted")
+def test_an_authority_of_ones_own_is_trusted(
+    encrypted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str, transport: str
+) -> None:
+    """A server whose certificate the authority in SSL_CERT_FILE signed is asked, and hung up on cleanly."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    model = MODELS[kind](encrypted)
+    moa = create_moa([model], model, 2)
+    for way in ("loop", "astream"):
+        WAYS[way](moa)
+    gc.collect()
+    assert not caplog.records
+
+
+@on_both_transports
+@of_each_kind
+def test_a_certificate_nobody_vouches_for_is_refused(
+    encrypted: str, server: RecordingServer, monkeypatch: pytest.MonkeyPatch, kind: str, transport: str
+) -> None:
+    """An unknown authority's server gets no request, and the error says that its certificate is the reason."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    model = MODELS[kind](encrypted)
+    with pytest.raises(QuorumError, match="certificate verify failed"):
+        asyncio.run(create_moa([model], model, 2, policy=LayerPolicy(retries=0)).ainvoke(ASK))
+    assert not server.requests
+
+
+def test_a_certificate_file_that_is_not_there_is_said_at_build(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSL_CERT_FILE with a wrong path is an error before anything is asked."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(FileNotFoundError):
+        MODELS["ChatOpenAI"](server.base_url)
+
+
+@pytest.mark.parametrize("kind", ["ChatOpenAI", "string", "agent"])
+def test_the_clients_own_transport_can_be_chosen(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """MOA_GRAPH_TRANSPORT=openai: httpx sends the requests, over connections that each loop reuses and closes."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", "openai")
+    model = MODELS[kind](server.base_url)
+    moa = create_moa([Proposer(model) if isinstance(model, Runnable) else model], model, 2)
+
+    async def run() -> int:
+        for _ in range(2):
+            await moa.ainvoke(ASK)
+        return server.open_connections
+
+    assert [asyncio.run(run()) for _ in range(3)] == [1, 1, 1]
+    asyncio.run(server.until(lambda: server.open_connections == 0))
+    gc.collect()
+    assert not caplog.records
+    # httpx says this header aloud, aiohttp does not
+    assert {request.headers.get("Connection") for request in server.requests} == {"keep-alive"}
+
+
+def test_the_clients_own_transport_has_no_limit_either(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MOA_GRAPH_TRANSPORT=openai: 150 calls are in flight at once too."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", "openai")
+    server.script("a", Behaviour(hang=True))
+    model = shared(MODELS["ChatOpenAI"](server.base_url))
+
+    async def run() -> None:
+        calls = [asyncio.create_task(model.ainvoke("Why?")) for _ in range(150)]
+        await server.until(lambda: server.in_flight == 150, timeout=20)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [*MODELS, "Azure"])
+def test_an_unknown_transport_is_said_at_build(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A value that MOA_GRAPH_TRANSPORT does not know is an error before anything is asked, and names those it does."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", "httpx")
+    azure = {"azure_endpoint": server.base_url, "api_version": "1", "api_key": "key"}
+    model = AzureChatOpenAI(**azure) if kind == "Azure" else MODELS[kind](server.base_url)
+    proposer = Proposer(model) if isinstance(model, Runnable) else model
+    with pytest.raises(MoAConfigError, match=r"MOA_GRAPH_TRANSPORT is 'httpx': aiohttp .* or openai"):
+        create_moa([proposer], model, 2)
+
+
+# What is left
+
+
+async def left_in_the_middle(moa: Runnable[Any, Any]) -> None:
+    async for _ in moa.astream(ASK, stream_mode="messages"):
+        return  # the stream is neither read to its end nor closed
+
+
+async def refused(moa: Runnable[Any, Any]) -> None:
+    with pytest.raises(FinalError):
+        [part async for part in moa.astream(ASK)]
+
+
+@on_both_transports
+@pytest.mark.parametrize(
+    ("final", "end"),
+    [
+        (Behaviour(text="one two three"), several),
+        (Behaviour(text="one two three"), left_in_the_middle),
+        (Behaviour(text="one two three", stall_after=2), left_in_the_middle),
+        (Behaviour(status=400), refused),
+        (Behaviour(text="one two three", close_after=1), refused),
+    ],
+    ids=["read", "left", "left while it stalls", "an error", "broken off"],
+)
+def test_nothing_is_left_open(
+    server: RecordingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    transport: str,
+    final: Behaviour,
+    end: Callable[[Any], Any],
+) -> None:
+    """However a run ends, with its loop every connection and session is closed, without a word of complaint."""
+    monkeypatch.setenv("MOA_GRAPH_TRANSPORT", transport)
+    server.script("final", final)
+    chat = ChatOpenAI(model="final", base_url=server.base_url, api_key="key", streaming=True)
+    moa = create_moa([MODELS["ChatOpenAI"](server.base_url)], chat, 2, policy=LayerPolicy(retries=0))
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        asyncio.run(end(moa))
+        gc.collect()
+    assert not [str(complaint.message) for complaint in complaints]
+    assert not caplog.records
+    asyncio.run(server.until(lambda: server.open_connections == 0))
+
+
 def test_run_sync_has_one_loop_for_all_threads() -> None:
     """Sync entry points of every thread await on the same loop, and raise what was raised there."""
 
@@ -219,7 +526,7 @@ async def test_invoke_within_a_running_loop_does_not_block_itself() -> None:
 
 SCRIPT = """
 import asyncio, sys
-from langchain_openai import ChatOpenAI
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from moa_graph import create_moa
 model = ChatOpenAI(model="a", base_url=sys.argv[1], api_key="key")
 moa = create_moa([model], model, 2)
