@@ -57,8 +57,7 @@ class Completions:
             response = await session.post(self._url, data=data, headers=self._headers, timeout=self._timeout)
             if body.get("stream") and _succeeded(response):
                 return self._stream(response)
-            async with response:
-                content = await response.read()
+            content = await response.read()
         if not _succeeded(response):
             raise self._client._make_status_error_from_response(self._as_httpx(response, content=content))
         try:
@@ -167,7 +166,7 @@ class _Body(httpx2.AsyncByteStream):
             raise httpx2.ReadError(str(error)) from error
 
     async def aclose(self) -> None:
-        self._response.close() if not self._response.content.is_eof() else self._response.release()
+        self._response.close()  # where all is read, the connection has gone back already
 
 
 def _succeeded(response: aiohttp.ClientResponse) -> bool:

@@ -266,7 +266,7 @@ async def ask_of_given(model: Any, given: Any, way: str) -> Any:
     return await model.ainvoke(given) if way == "whole" else [part async for part in model.astream(given)]
 
 
-@pytest.mark.parametrize("tail", ["", "/", "//", "/a%2Fb/c%20d/@cf", "/日本"])
+@pytest.mark.parametrize("tail", ["", "/", "//", "/a%2Fb/c%20d/@cf", "/日本", "/%7Ea%41"])
 async def test_an_address_is_the_clients(endpoint: Endpoint, tail: str) -> None:
     """A base_url's slashes and escapes are taken as the client takes them."""
     assert_same_request(*await Pair(endpoint, base_url=endpoint.url + tail).requests(ask_whole))
@@ -794,7 +794,7 @@ async def test_the_next_layer_uses_the_connections_of_the_one_before(endpoint: E
         assert request.transport is not None
         peers.add(request.transport.get_extra_info("peername"))
         if len(endpoint.requests) == 2:
-            return await whole(BODIES["another's"], 500, **{"Retry-After": "0"})(request)
+            return await whole({"detail": "no" * 2**19}, 500, **{"Retry-After": "0"})(request)
         return await WAYS[way][1](request)
 
     endpoint.answer = handle
