@@ -1,5 +1,6 @@
 """A mixture with tools: the final model may call them and decides; the proposers advise in text."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -9,10 +10,12 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from moa_graph.asking import unheard
 from moa_graph.cache import identity
 from moa_graph.errors import MoAConfigError
-from moa_graph.models import Model
+from moa_graph.models import Model, _id_of
 from moa_graph.panel import Layer, Proposer
 
 __all__ = ["fitted", "identities"]
@@ -26,10 +29,17 @@ Tools:
 
 
 def fitted(arguments: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments` of a mixture whose final model is given `given`, and whose proposers advise on its tools."""
-    tools = given.get("tools") or []
+    """`arguments` of a mixture whose final model is given `given`, and whose proposers advise on its tools.
+
+    Raises MoAConfigError where a final model cannot be given tools.
+    """
+    tools = [convert_to_openai_tool(tool) for tool in given.get("tools") or ()]
     told = _ADVISE.format(tools="\n".join(_description(tool) for tool in tools)) if tools else None
-    finals = [_as(_Decider, model, given=given) for model in _listed(arguments["aggregator"])]
+    keywords = {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
+    if tools:
+        choice = given.get("tool_choice")
+        keywords |= {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
+    finals = [_as(_Decider, model, given=keywords) for model in _listed(arguments["aggregator"])]
     return {**arguments, "proposers": _each(arguments["proposers"], told), "aggregator": finals}
 
 
@@ -69,7 +79,7 @@ class _Adviser(_Wrapped):
 @dataclass(frozen=True)
 class _AdvisingModel(Model):
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
-        return await super().ask([_as_text(message) for message in messages], config)
+        return await super().ask(_without_calls(messages), config)
 
 
 @dataclass(frozen=True)
@@ -80,20 +90,30 @@ class _Decider(_Wrapped):
 
     def resolve(self, where: str) -> Model:
         model = self.inner.resolve(where)
-        keywords = {name: value for name, value in self.given.items() if name not in ("tools", "tool_choice")}
-        runnable = model.runnable
-        if tools := self.given.get("tools"):
-            runnable = _with_tools(runnable, tools, self.given.get("tool_choice"), f"{where} ({model.id})")
-        return replace(model, runnable=runnable.bind(**keywords) if keywords else runnable)
+        if self.given:
+            model = replace(model, runnable=_given(model.runnable, self.given, f"{where} ({model.id})"))
+        return model if model.is_one_call else _WholeModel(**vars(model))
 
 
-def _with_tools(model: Any, tools: Sequence[Any], choice: Any, where: str) -> Runnable[Any, Any]:
+@dataclass(frozen=True)
+class _WholeModel(Model):
+    """An agent or a chain as the final model: what is said inside it on the way is not the answer."""
+
+    async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
+        return await super().ask(messages, unheard(config))
+
+
+def _given(model: Any, keywords: Mapping[str, Any], where: str) -> Runnable[Any, Any]:
+    """`model` with these keywords, which go before those it has; tools as it takes them."""
     if isinstance(model, RunnableBindingBase):
-        return model.model_copy(update={"bound": _with_tools(model.bound, tools, choice, where)})
-    if not isinstance(model, BaseChatModel):
+        own = {name: value for name, value in model.kwargs.items() if name not in keywords}
+        return model.model_copy(update={"bound": _given(model.bound, keywords, where), "kwargs": own})
+    if "tools" not in keywords:
+        return model.bind(**keywords)  # type: ignore[no-any-return]
+    if not (isinstance(model, BaseChatModel) or hasattr(model, "bind_tools")):
         raise MoAConfigError(f"{where}: tools need a chat model as the aggregator, not {type(model).__name__}")
     try:
-        return model.bind_tools(tools, **({} if choice is None else {"tool_choice": choice}))
+        return model.bind_tools(**keywords)  # type: ignore[no-any-return]
     except NotImplementedError as error:
         raise MoAConfigError(f"{where}: {type(model).__name__} cannot be given tools: choose another one") from error
 
@@ -106,22 +126,57 @@ def _description(tool: Mapping[str, Any]) -> str:
     return f"- {function['name']}: {function.get('description') or ''}\n  arguments: {parameters}"
 
 
-def _as_text(message: BaseMessage) -> BaseMessage:
+# Tool calls and results as text: without tools of its own, a provider refuses them as they are
+
+
+def _without_calls(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    calls = [call for message in messages if isinstance(message, AIMessage) for call in _calls(message)]
+    names = {call["id"]: call["name"] for call in calls}
+    return [_as_text(message, names) for message in messages]
+
+
+def _calls(message: AIMessage) -> list[Any]:
+    return [*message.tool_calls, *message.invalid_tool_calls]
+
+
+def _as_text(message: BaseMessage, names: Mapping[str | None, str | None]) -> BaseMessage:
     if isinstance(message, ToolMessage):
-        return HumanMessage(f"[result of {message.name or message.tool_call_id}]\n{message.text}")
-    if isinstance(message, AIMessage) and message.tool_calls:
-        calls = [
-            f"[calls {call['name']} with {json.dumps(call['args'], ensure_ascii=False)}]" for call in message.tool_calls
-        ]
-        return AIMessage("\n".join([*filter(None, [message.text]), *calls]))
+        kind = "error" if message.status == "error" else "result"
+        label = f"[{kind} of {message.name or names.get(message.tool_call_id) or message.tool_call_id}]"
+        if isinstance(message.content, str):
+            return HumanMessage(f"{label}\n{message.content}")
+        return HumanMessage([{"type": "text", "text": label}, *message.content])
+    if isinstance(message, AIMessage) and (calls := _calls(message)):
+        said = [f"[calls {call['name']} with {_arguments(call['args'])}]" for call in calls]
+        return AIMessage("\n".join([*filter(None, [message.text]), *said]))
     return message
 
 
-def identities(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one mixture from another, for LangChain's cache: its models, as they are asked, and the rest."""
-    models = [*_members(arguments["proposers"]), *_listed(arguments["aggregator"])]
-    rest = {name: repr(arguments.get(name)) for name in ("layers", "policy", "prompt")}
-    return {"models": [_identity(model) for model in models], **rest}
+def _arguments(args: Any) -> str:
+    return args if isinstance(args, str) else json.dumps(args, ensure_ascii=False)
+
+
+# What tells one mixture from another
+
+
+def identities(arguments: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """The models' names, and a digest of all that makes an answer: for LangChain's cache and tracers, no secrets.
+
+    `own` tells the mixture itself: that counts where a chain, an agent or a function is in it, which have no name.
+    """
+    models = [_proposer(model) for model in (*_members(arguments["proposers"]), *_listed(arguments["aggregator"]))]
+    rest = [repr(arguments.get(name)) for name in ("layers", "policy", "prompt")]
+    made = json.dumps([[_identity(model, own) for model in models], _shape(arguments["proposers"]), rest], default=str)
+    digest = hashlib.sha256(made.encode()).hexdigest()[:32]
+    return {"models": [_named(model.model) for model in models], "mixture": digest}
+
+
+def _proposer(model: Any) -> Proposer:
+    return model if isinstance(model, Proposer) else Proposer(model)
+
+
+def _named(model: Any) -> str:
+    return model if isinstance(model, str) else _id_of(model)
 
 
 def _members(panels: Any) -> list[Any]:
@@ -130,11 +185,21 @@ def _members(panels: Any) -> list[Any]:
     return [member for p in panels for member in (_members(p) if isinstance(p, Layer | list | tuple) else [p])]
 
 
+def _shape(panels: Any) -> Any:
+    """How many proposers sit in which layer, and its own policy."""
+    if isinstance(panels, Layer):
+        return [len(panels.proposers), repr(panels.policy)]
+    return [_shape(p) for p in panels] if isinstance(panels, list | tuple) else 1
+
+
 def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _identity(model: Any) -> Any:
-    plain = model if isinstance(model, Proposer) else Proposer(model)
-    said = {f.name: getattr(plain, f.name) for f in fields(Proposer) if f.name != "model"}
-    return [plain.model if isinstance(plain.model, str) else identity(plain.model), repr(said)]
+def _identity(proposer: Proposer, own: str) -> list[Any]:
+    said = {f.name: getattr(proposer, f.name) for f in fields(Proposer) if f.name not in ("model", "parameters")}
+    parameters = {name: value for name, value in proposer.parameters.items() if name != "rate_limiter"}
+    if isinstance(proposer.model, str):
+        return [proposer.model, repr(said), repr(parameters)]
+    nameless = [] if Model("", proposer.model).is_one_call else [own]
+    return [identity(proposer.model), repr(said), repr(parameters), *nameless]

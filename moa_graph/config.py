@@ -290,7 +290,8 @@ def _said(error: ValidationError) -> str:
     """The first thing that is wrong, in one line: key, why, what would be valid. A misspelt key goes first."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    keys = [part for part in first["loc"] if part not in ("panel", "panels")]
+    place = first["loc"]
+    keys = [part for k, part in enumerate(place) if k == 0 or part not in ("panel", "panels")]
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in keys)
     if first["type"] == "extra_forbidden":
         valid = _keys_beside(first["loc"])

@@ -22,7 +22,7 @@ LEVELS = [
     {"nodes"},
     {"graph"},
     {"config"},
-    {"advice"},
+    {"advice", "chat_answer", "chat_run", "within"},
     {"choose"},
     {"chat_model", "studio", "draw"},
     {"cli", "eval"},
