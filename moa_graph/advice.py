@@ -15,10 +15,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from moa_graph.asking import unheard
 from moa_graph.cache import identity
 from moa_graph.errors import MoAConfigError
-from moa_graph.models import Model, _id_of
+from moa_graph.models import UNSET, Model, _id_of
 from moa_graph.panel import Layer, Proposer
 
-__all__ = ["fitted", "identities"]
+__all__ = ["fitted", "identities", "sampled"]
 
 _ADVISE: Final = """\
 The model that answers in the end can call the tools below; you cannot. Say in plain text what you would answer, or \
@@ -41,6 +41,25 @@ def fitted(arguments: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
         keywords |= {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
     finals = [_as(_Decider, model, given=keywords) for model in _listed(arguments["aggregator"])]
     return {**arguments, "proposers": _each(arguments["proposers"], told), "aggregator": finals}
+
+
+def sampled(arguments: Mapping[str, Any], sampling: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+    """`arguments` of a mixture whose models given as strings are asked with these, where they say nothing else."""
+
+    def of(given: Any) -> Any:
+        if isinstance(given, Layer):
+            return replace(given, proposers=of(given.proposers))
+        if isinstance(given, list | tuple):
+            return [of(each) for each in given]
+        plain = Proposer(given) if isinstance(given, str) else given
+        if not (isinstance(plain, Proposer) and isinstance(plain.model, str)):
+            return given
+        unsaid = {name: value for name, value in sampling.items() if getattr(plain, name) is UNSET}
+        return replace(plain, **unsaid, parameters={**parameters, **plain.parameters})
+
+    if not (sampling or parameters):
+        return dict(arguments)
+    return {**arguments, "proposers": of(arguments["proposers"]), "aggregator": of(arguments["aggregator"])}
 
 
 def _each(panels: Any, told: str | None) -> Any:

@@ -35,8 +35,9 @@ class _FirstToken(BaseCallbackHandler):
         self.began = False
         self._tell = tell
 
-    def on_llm_new_token(self, token: str | list[Any], **_: Any) -> None:
-        if token and not self.began:
+    def on_llm_new_token(self, token: str | list[Any], *, chunk: Any = None, **_: Any) -> None:
+        calls = getattr(getattr(chunk, "message", None), "tool_call_chunks", None)
+        if (token or calls) and not self.began:
             self.began = True
             if self._tell:
                 self._tell()
@@ -60,6 +61,8 @@ class _CallsWithin(BaseCallbackHandler):
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         for choices in response.generations:
             message = getattr(choices[0], "message", None) if choices else None
+            if inner := getattr(message, "response_metadata", {}).get("moa"):
+                self.made += inner["calls"] - 1  # it was a mixture
             self.usage.update(usage_of(getattr(message, "usage_metadata", None)))
 
 

@@ -30,7 +30,7 @@ class Pieces:
             self._held.clear()
         self._from = message.id
         self._held.append(_piece(message))
-        self._said = self._said or bool(message.content)
+        self._said = self._said or bool(message.content or getattr(message, "tool_call_chunks", None))
         if self._said:
             yield from self._given()
 

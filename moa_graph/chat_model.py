@@ -15,20 +15,22 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, PrivateAttr, SkipValidation, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
-from moa_graph.advice import fitted, identities
+from moa_graph.advice import fitted, identities, sampled
 from moa_graph.chat_run import answer, awaited, chunks, iterated, speak
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError, clean
 from moa_graph.graph import create_moa
-from moa_graph.policy import LayerPolicy
+from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import Prompt
 from moa_graph.within import OuterChatModel
 
 __all__ = ["ChatMoA"]
 
 _OWN: Final = ("config", "proposers", "aggregator", "layers", "policy", "prompt")
+_STANDARD: Final = ("temperature", "max_tokens", "api_key", "timeout", "max_retries", "stop")
+_SAMPLING: Final = ("temperature", "max_tokens")
 _GRAPHS: Final = 16  # for so many sets of tools and keywords a graph is kept
 _FORMAT: Final = "ls_structured_output_format"  # LangChain's own note to its tracer
 
@@ -37,7 +39,9 @@ class ChatMoA(OuterChatModel):
     """A mixture as a chat model.
 
     `ChatMoA(config="moa-lite")`: a preset, a YAML file or a `MoAConfig`; or `proposers`, `aggregator` and the rest as
-    `create_moa` takes them; given together, the latter go before.
+    `create_moa` takes them; given together, the latter go before. LangChain's standard keywords: `temperature`,
+    `max_tokens` and `api_key` are those of the models given as strings; `timeout` (seconds) and `max_retries` go
+    before the policy's; `stop` is the final model's.
 
     Tools go to the final model alone: it decides. The proposers advise in text; they are told of the tools, and
     read calls and results as text. `with_structured_output` and `stop` concern the final model too, and so do
@@ -53,6 +57,13 @@ class ChatMoA(OuterChatModel):
     layers: SkipValidation[int | None] = Field(default=None, frozen=True)
     policy: SkipValidation[LayerPolicy | None] = Field(default=None, frozen=True)
     prompt: SkipValidation[str | Prompt | None] = Field(default=None, frozen=True)
+    temperature: float | None = Field(default=None, frozen=True)
+    max_tokens: int | None = Field(default=None, frozen=True)
+    timeout: float | None = Field(default=None, frozen=True)
+    max_retries: int | None = Field(default=None, frozen=True)
+    stop: list[str] | None = Field(default=None, frozen=True)
+    api_key: SecretStr | None = Field(default=None, frozen=True)
+    streaming: bool = False
 
     _arguments: dict[str, Any] = PrivateAttr(default_factory=dict)
     _graphs: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -64,8 +75,8 @@ class ChatMoA(OuterChatModel):
             near = difflib.get_close_matches(unknown, known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise MoAConfigError(
-                f"ChatMoA has no {unknown!r}: {hint}{', '.join(_OWN)}, or what every chat model of LangChain has "
-                "(cache, callbacks, tags, …)"
+                f"ChatMoA has no {unknown!r}: {hint}{', '.join([*_OWN, *_STANDARD])}, or what every chat model of "
+                "LangChain has (cache, callbacks, tags, …)"
             )
         try:
             super().__init__(**given)
@@ -79,13 +90,18 @@ class ChatMoA(OuterChatModel):
     def _described(self) -> dict[str, Any]:
         """The arguments of `create_moa`. Raises MoAConfigError."""
         own = {name: value for name in _OWN[1:] if (value := getattr(self, name)) is not None}
+        sampling = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        keyed = {"api_key": self.api_key} if self.api_key else {}
         if self.config is not None:
-            return {**_config(self.config).arguments(), "stream_proposers": False, **own}
+            config = _config(self.config).model_copy(update=sampling)
+            own = {**config.arguments(), "stream_proposers": False, **own}
+        policy = checked(own.get("policy")) or LayerPolicy()
+        own["policy"] = policy.but(timeout=self.timeout, retries=self.max_retries)
         if missing := [name for name in ("proposers", "aggregator") if name not in own]:
             raise MoAConfigError(
                 f"ChatMoA needs {' and '.join(missing)}, or config: a preset's name, a YAML file or a MoAConfig"
             )
-        return own
+        return sampled(own, sampling, **keyed)
 
     def _graph(self, given: Mapping[str, Any]) -> Any:
         """The mixture for a call with these tools and keywords; made when first needed."""
@@ -115,7 +131,7 @@ class ChatMoA(OuterChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **given: Any,
     ) -> ChatResult:
-        graph, within = self._graph(_all(given, stop)), self._beneath(run_manager)
+        graph, within = self._graph(_all(given, stop or self.stop)), self._beneath(run_manager)
         return _result(awaited(partial(answer, graph, messages, within)))
 
     async def _agenerate(
@@ -125,7 +141,7 @@ class ChatMoA(OuterChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **given: Any,
     ) -> ChatResult:
-        return _result(await answer(self._graph(_all(given, stop)), messages, self._beneath(run_manager)))
+        return _result(await answer(self._graph(_all(given, stop or self.stop)), messages, self._beneath(run_manager)))
 
     def _stream(
         self,
@@ -134,7 +150,7 @@ class ChatMoA(OuterChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **given: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        graph, within = self._graph(_all(given, stop)), self._beneath(run_manager)
+        graph, within = self._graph(_all(given, stop or self.stop)), self._beneath(run_manager)
         yield from iterated(partial(speak, graph, messages, within))
 
     def _astream(
@@ -144,14 +160,14 @@ class ChatMoA(OuterChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **given: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        graph, within = self._graph(_all(given, stop)), self._beneath(run_manager)
+        graph, within = self._graph(_all(given, stop or self.stop)), self._beneath(run_manager)
         return self._closed_later(chunks(partial(speak, graph, messages, within)))
 
     # What it is
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; one that differs is checked as a new one is. Models are shared, as graphs share them."""
-        if not (update and update.keys() & set(_OWN)):
+        if not (update and update.keys() & {*_OWN, *_STANDARD}):
             return super().model_copy(update=update)
         fields = {name: value for name, value in vars(self).items() if name in type(self).model_fields}
         return type(self)(**{**fields, **update})

@@ -53,6 +53,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Provider -> the environment variables its key may stand in."""
 
+_UNTOLD = ("rate_limiter", "api_key")  # no part of what a model is known by
 _PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
 _THINKING = re.compile(r"\A\s*(?:<think(?:ing)?>.*?</think(?:ing)?>\s*)+", re.DOTALL)
 _TEMPLATE_THINKING = re.compile(r"\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL)  # its start stood in the prompt
@@ -177,8 +178,8 @@ def _from_string(
             f"{where}: {model!r} does not begin with a known provider; {hint}write it as provider:model with one of "
             f"{', '.join(providers())}"
         )
-    connection = _connection(provider, where, base_url, api_key_env)
-    known = {k: v for k, v in parameters.items() if k != "rate_limiter"} | ({"base_url": base_url} if base_url else {})
+    connection = _connection(provider, where, base_url, api_key_env, keyed="api_key" in parameters)
+    known = {k: v for k, v in parameters.items() if k not in _UNTOLD} | ({"base_url": base_url} if base_url else {})
     return Model(model, _init(provider, name, where, {**parameters, **connection}), parameters=known)
 
 
@@ -200,13 +201,15 @@ def rate_limiter(provider: str, per_second: float) -> BaseRateLimiter:
     return InMemoryRateLimiter(requests_per_second=per_second, check_every_n_seconds=0.02, max_bucket_size=1)
 
 
-def _connection(provider: str, where: str, base_url: str | None, api_key_env: str | None) -> dict[str, Any]:
+def _connection(
+    provider: str, where: str, base_url: str | None, api_key_env: str | None, *, keyed: bool = False
+) -> dict[str, Any]:
     connection: dict[str, Any] = {"base_url": base_url} if base_url else {}
     if api_key_env:
         if not (key := os.environ.get(api_key_env)):
             raise MoAConfigError(f"{where}: the variable {api_key_env} named by api_key_env is not set")
         connection["api_key"] = key
-    elif missing := missing_key(provider):
+    elif (missing := missing_key(provider)) and not keyed:
         if not base_url:
             raise MoAConfigError(f"{where}: {provider} needs a key: set {' or '.join(missing)}")
         connection["api_key"] = _PLACEHOLDER_KEY

@@ -1,4 +1,4 @@
-"""A chat model that asks others: their runs stand beneath its own.
+"""A chat model that asks others: in a tracer's tree their runs stand beneath its own.
 
 LangChain knows of no runs within a chat model's: it tells a model that streams nothing of its run, and gives the
 callbacks for runs beneath it to none.
@@ -9,17 +9,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final, Self
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, UsageMetadataCallbackHandler
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
+from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.utils.uuid import uuid7
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
-
-from moa_graph.asking import _CallsWithin
 
 __all__ = ["Beneath", "OuterChatModel"]
 
@@ -27,7 +26,7 @@ Beneath = BaseCallbackManager | None
 """The callbacks of the runs within a model's run."""
 
 _OUTER: Final = ("ls_", "langgraph_", "checkpoint_", "moa_")  # what metadata says of the model's own run
-_COUNTERS: Final = (UsageMetadataCallbackHandler, _CallsWithin)  # they are told the sum, and would count it twice
+_TRACERS: Final = (BaseTracer, AsyncBaseTracer)  # whoever takes calls as they come would count these, and their sum
 _Chunks = AsyncGenerator[ChatGenerationChunk]
 
 
@@ -94,7 +93,7 @@ class OuterChatModel(BaseChatModel):
 
 
 def _callbacks(manager: Any, run_id: UUID) -> BaseCallbackManager:
-    handlers = [handler for handler in manager.inheritable_handlers if not isinstance(handler, _COUNTERS)]
+    handlers: list[Any] = [handler for handler in manager.inheritable_handlers if isinstance(handler, _TRACERS)]
     metadata = {k: v for k, v in manager.inheritable_metadata.items() if not k.startswith(_OUTER)}
     tags = [tag for tag in manager.inheritable_tags if tag != TAG_NOSTREAM]
     return AsyncCallbackManager(

@@ -25,14 +25,7 @@ from tests.chat_models import Obliging
 from tests.server import RecordingServer
 
 KEY = "sk-abcdefghijklmnop"
-STANDARD = {"temperature", "max_tokens", "timeout", "stop", "max_retries", "api_key", "streaming"}
-
-
-class Lenient(ChatMoA):
-    """The suites give one model's parameters to whatever they test; a mixture refuses them: its models have theirs."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**{name: value for name, value in given.items() if name not in STANDARD})
+STANDARD: dict[str, dict[str, Any]] = {"a": {}, "b": {"temperature": 0.9}}
 
 
 class Suite:
@@ -40,7 +33,7 @@ class Suite:
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
-        return Lenient
+        return ChatMoA
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -56,27 +49,12 @@ class TestUnit(Suite, ChatModelUnitTests):
         return {"TOGETHER_API_KEY": KEY}, {"config": "moa-lite"}, {"config": "moa-lite"}
 
 
-def more_than_one_start(test: Any) -> Any:
-    """The suite counts the chat models that a callback sees begin; of a mixture it sees the calls within it as well."""
-    return pytest.mark.xfail(reason="callbacks see the calls beneath the mixture's own", strict=True)(test)
-
-
 class TestIntegration(Suite, ChatModelIntegrationTests):
     """LangChain's integration suite holds, but for what it downloads: pictures, sounds, documents."""
 
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @more_than_one_start
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
-    def test_structured_output(self, model: BaseChatModel, schema_type: Any) -> None:
-        super().test_structured_output(model, schema_type)
-
-    @more_than_one_start
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
-    async def test_structured_output_async(self, model: BaseChatModel, schema_type: Any) -> None:
-        await super().test_structured_output_async(model, schema_type)
 
 
 class TestOverTheWire(ChatModelIntegrationTests):
@@ -91,7 +69,7 @@ class TestOverTheWire(ChatModelIntegrationTests):
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
-        return Lenient
+        return ChatMoA
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -175,7 +153,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a quorum too high": ({"proposers": ONE, "aggregator": ONE[0], "policy": LayerPolicy(quorum=2)}, "quorum of 2"),
     "a prompt of a wrong type": ({"proposers": ONE, "aggregator": ONE[0], "prompt": 2}, "the prompt is 2"),
     "a misspelt keyword": ({"proposer": ONE, "aggregator": ONE[0]}, "no 'proposer': did you mean proposers"),
-    "a model's keyword": ({"config": "local", "temperature": 0}, "no 'temperature': .*config, proposers, aggregator"),
+    "a model's keyword": ({"config": "local", "top_p": 0}, "no 'top_p': .*config, proposers, aggregator"),
     "a chat model's own": ({"proposers": ONE, "aggregator": ONE[0], "tags": 3}, "ChatMoA: tags: .*list"),
     "a graph's cache": ({"proposers": ONE, "aggregator": ONE[0], "cache": GraphCache()}, "ChatMoA: cache: "),
 }
@@ -359,3 +337,20 @@ def test_a_rate_limit_is_no_part_of_the_mixture(monkeypatch: pytest.MonkeyPatch)
         mixture(aggregator=Proposer("openai:c", parameters={"rate_limiter": InMemoryRateLimiter()})) for _ in range(2)
     )
     assert one._identifying_params == two._identifying_params
+
+
+def test_standard_keywords_reach_the_models(server: RecordingServer) -> None:
+    """temperature, max_tokens and api_key are the string models', where they say nothing else; stop the final one's."""
+    a, b = (Proposer(f"openai:{name}", base_url=server.base_url, **own) for name, own in STANDARD.items())
+    moa = ChatMoA(proposers=[a], aggregator=b, layers=2, temperature=0.1, max_tokens=9, api_key="sk-x" * 9, stop=["!"])
+    moa.invoke("Why?")
+    first, last = (request.body for request in server.requests)
+    assert (first["temperature"], first["max_completion_tokens"], first.get("stop")) == (0.1, 9, None)
+    assert (last["temperature"], last["max_completion_tokens"], last["stop"]) == (0.9, 9, ["!"])
+    assert "sk-x" not in repr(moa)
+
+
+def test_timeout_and_retries_go_before_the_policy() -> None:
+    """`timeout` and `max_retries` replace the policy's, and leave the rest of it."""
+    moa = ChatMoA(proposers=ONE, aggregator=ONE[0], policy=LayerPolicy(grace=3.0), timeout=7.0, max_retries=0)
+    assert moa._arguments["policy"] == LayerPolicy(grace=3.0, timeout=7.0, retries=0)

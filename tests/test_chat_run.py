@@ -513,16 +513,16 @@ async def test_a_tracer_sees_one_run_and_the_calls_beneath(way: str) -> None:
 
 @INNER
 @pytest.mark.parametrize("mode", ["values", "messages"])
-async def test_callbacks_see_the_same_within_a_graph(call: str, mode: str) -> None:
-    """In a graph's node too, streamed or not, one run of the mixture has the models' runs beneath it; all end."""
+async def test_callbacks_see_one_run_within_a_graph(call: str, mode: str) -> None:
+    """In a graph's node too, streamed or not: a tracer has the models' runs beneath the one that callbacks see."""
     tracer, heard = Traced(), Heard()
     await parts(graph(mixture(), call), call, {"callbacks": [tracer, heard]}, stream_mode=mode)
     [root] = tracer.roots
     [node] = root.child_runs
     [model] = node.child_runs
     assert (model.name, [run.name for run in model.child_runs]) == ("ChatMoA", ["moa"])
-    assert (len(heard.began), sorted(heard.began)) == (4, sorted(heard.ended))
-    assert sum(parent == node.id for parent in heard.began.values()) == 1
+    assert list(heard.began.values()) == [node.id]
+    assert sorted(heard.began) == sorted(heard.ended)
 
 
 @CALLS
@@ -541,6 +541,7 @@ def test_an_agent_on_a_mixture_is_counted_once() -> None:
     [layer] = create_moa([agent], scripted("d"), 2).invoke(ASK)["messages"][-1].response_metadata["moa"]["layers"]
     assert alone is not None
     assert layer["proposals"][0]["usage"]["total_tokens"] == alone["total_tokens"]
+    assert layer["proposals"][0]["calls"] == 3
 
 
 @CALLS
