@@ -35,6 +35,9 @@ __all__ = ["chat_moa_agent", "moa", "moa_local"]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
+_FORM: Final = "moa_form"  # in every checkpoint's metadata: the form that its graph was made by
+_PLACE: Final = ("thread_id", "checkpoint_ns", "checkpoint_id")
+
 
 async def moa(config: RunnableConfig, runtime: "ServerRuntime[Any]") -> Graph:
     """The mixture that the form says; left empty, the one that the keys in the environment allow."""
@@ -56,15 +59,28 @@ async def _graph(name: str, config: RunnableConfig, runtime: "ServerRuntime[Any]
 
     Raises MoAConfigError naming the field, for a run. Otherwise what is wrong is drawn, so that its form still opens.
     """
-    running = runtime.execution_runtime
-    # in a run, `config` also has what other assistants have left on the thread
-    context = running.context if running and running.context is not None else config.get("configurable", {})
+    context = await _context(config, runtime)
     try:
         return await asyncio.to_thread(_built, name, context)
     except MoAConfigError as error:
-        if running:
+        if runtime.execution_runtime:
             raise
         return _refused(name, str(error))
+
+
+async def _context(config: RunnableConfig, runtime: "ServerRuntime[Any]") -> Mapping[str, Any]:
+    """What was filled in for the run, the assistant or the checkpoint that the server asks about."""
+    if running := runtime.execution_runtime:
+        return running.context or {}  # not `config`, which also has what other assistants have left on the thread
+    configurable = config.get("configurable", {})
+    checkpointer = configurable.get("__pregel_checkpointer")
+    if checkpointer and runtime.access_context.startswith("threads."):
+        # a thread's config is its first run's: a changed form, and a run's own context, stand in the checkpoint alone
+        place = {"checkpoint_ns": "", **{key: configurable[key] for key in _PLACE if key in configurable}}
+        kept = await checkpointer.aget_tuple({"configurable": place})
+        if kept and _FORM in kept.metadata:
+            return dict(json.loads(kept.metadata[_FORM]))
+    return configurable
 
 
 def _built(name: str, context: Mapping[str, Any]) -> Graph:
@@ -84,12 +100,13 @@ def _made(name: str, filled: str, _stamp: int) -> Graph:
         if name == "chat_moa_agent":
             from moa_graph.chat_model import ChatMoA
 
-            return agent(ChatMoA(config=config))
-        graph = Choice(config, choice.name, choice.why).build(name=name)
+            graph = agent(ChatMoA(config=config))
+        else:
+            graph = Choice(config, choice.name, choice.why).build(name=name)
+            graph.context_schema = linked(_FORMS[name], config.depth)
     except MoAConfigError as error:
         raise MoAConfigError(f"panel: {error}" if form.panel and ", proposer " in str(error) else str(error)) from error
-    graph.context_schema = linked(_FORMS[name], config.depth)
-    return graph
+    return graph.with_config(configurable={_FORM: filled})
 
 
 def _chosen(form: Form) -> Choice:

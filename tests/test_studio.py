@@ -50,7 +50,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 async def made(name: str, run: bool = True, left: Any = None, **context: Any) -> Any:
     """The graph as the server asks for it: for a run with the context, else with a config that mirrors it."""
     config: Any = {"configurable": {**context, **(left or {}), "graph_id": name}}
-    runtime: Any = SimpleNamespace(execution_runtime=SimpleNamespace(context=context) if run else None)
+    running = SimpleNamespace(context=context) if run else None
+    runtime: Any = SimpleNamespace(execution_runtime=running, access_context="assistants.read")
     return await getattr(studio, name)(config, runtime)
 
 

@@ -227,6 +227,26 @@ async def test_time_travel(client: Any, models: RecordingServer) -> None:
     assert len(kept) == 2
 
 
+async def test_a_thread_is_read_by_the_form_that_made_it(client: Any, models: RecordingServer) -> None:
+    """A thread stands before the right node, and can be edited there, after its assistant's form has changed."""
+    chosen, thread = await assistant(client, {**THREE, "layers": 2}), await new_thread(client)
+    await client.runs.wait(thread, chosen, input=ASKED)
+    await client.assistants.update(chosen, context=THREE)
+    await client.runs.wait(thread, chosen, input=ASKED, interrupt_after=["layer_1"])
+    assert (await client.threads.get_state(thread))["next"] == ["layer_2"]
+    models.clear()
+    await client.threads.update_state(thread, {"synthesis": "Edited."}, as_node="layer_1")
+    await client.runs.wait(thread, chosen, input=None)
+    assert asked(models) == ["alpha", "beta", "last"]
+
+
+async def test_a_thread_is_read_by_a_runs_own_form(client: Any) -> None:
+    """What a run alone has filled in is known to who reads its thread."""
+    thread = await new_thread(client)
+    await client.runs.wait(thread, "moa", input=ASKED, context=THREE, interrupt_after=["layer_1"])
+    assert (await client.threads.get_state(thread))["next"] == ["layer_2"]
+
+
 def post(url: str, method: str, params: Any) -> Any:
     """The result of a JSON-RPC call."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
