@@ -16,14 +16,14 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "loops", "completions", "transport", "retry", "limit"},
-    {"models", "receipt", "events", "waiting", "testing", "local"},
+    {"models", "receipt", "events", "review", "waiting", "testing", "local"},
     {"panel"},
     {"asking"},
     {"nodes"},
     {"graph"},
     {"config"},
     {"advice", "chat_answer", "chat_run", "within"},
-    {"choose"},
+    {"choose", "form"},
     {"chat_model", "studio", "draw"},
     {"cli", "eval"},
 ]
