@@ -3,23 +3,28 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import StateUpdate
 
+from moa_graph.errors import MoAConfigError
 from moa_graph.events import teller
 from moa_graph.policy import LayerPolicy
+from moa_graph.review import revise
 from moa_graph.state import Proposal
 from moa_graph.waiting import KEY, LayerRun
 
 __all__ = ["CompiledLayer", "CompiledMoA", "Run", "run_of"]
 
 _RUN: Final = "__moa_run"
+_LENT: Final = "__pregel_checkpointer"  # given to a graph within another whose state is read or written
 _KEEP_TRIES, _KEEP_PAUSE = 200, 0.01  # 2 s for a checkpoint; with durability "exit" it is written later
 _SPARE_THREADS: Final = 8  # LangGraph's own work in a layer: streaming, checkpoints
 Config = RunnableConfig | None
+Supersteps = Sequence[Sequence[StateUpdate]]
 
 
 class Run(NamedTuple):
@@ -42,9 +47,11 @@ class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
     """Every entry point of a compiled graph goes through `stream` or `astream`: there a run begins."""
 
     def stream(self, input: Any, config: Config = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        _check_input(input)
         return super().stream(input, self._begin(config or {}, sync=True), **kwargs)
 
     def astream(self, input: Any, config: Config = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
+        _check_input(input)
         return super().astream(input, self._begin(config or {}, sync=False), **kwargs)
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
@@ -52,8 +59,35 @@ class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
 
 
 class CompiledMoA(_Compiled):
+    """A mixture. Proposals that a person edits are checked, and what the next layer reads is built of them anew."""
+
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
         return _with(config, {_RUN: _new_run()})
+
+    def bulk_update_state(self, config: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
+        if _edits(config, supersteps):
+            supersteps = self._revised(supersteps, self.get_state(config).values)
+        return super().bulk_update_state(config, supersteps)
+
+    async def abulk_update_state(self, config: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
+        if _edits(config, supersteps):
+            supersteps = self._revised(supersteps, (await self.aget_state(config)).values)
+        return await super().abulk_update_state(config, supersteps)
+
+    def _revised(self, supersteps: Supersteps, kept: Mapping[str, Any]) -> Supersteps:
+        """The one update that edits proposals, with the synthesis of the layer it edits."""
+        [[(values, node, *task)]] = supersteps
+        assert values is not None, "an edit has values"
+        rest = {name: value for name, value in values.items() if name != "proposals"}
+        if (new := revise(kept.get("proposals") or (), values["proposals"])) is None:
+            return [[StateUpdate(rest, node, *task)]]
+        written_by = f"layer_{new.layer}"
+        if node not in (None, written_by):
+            raise MoAConfigError(f"proposals of layer {new.layer} are edited as_node={written_by!r}, not {node!r}")
+        if rest.get("synthesis", kept.get("synthesis")) == kept.get("synthesis"):
+            layer: Any = self.nodes[written_by].bound
+            rest["synthesis"], _ = layer.nodes["aggregate"].bound.synthesis(new.proposals)
+        return [[StateUpdate({**rest, "proposals": new.changed}, written_by, *task)]]
 
 
 class CompiledLayer(_Compiled):
@@ -100,6 +134,27 @@ class CompiledLayer(_Compiled):
             if kept is None or slots <= kept.keys():
                 return
             await asyncio.sleep(_KEEP_PAUSE)
+
+
+def _check_input(given: Any) -> None:
+    """Raises MoAConfigError for a state without `messages`: a graph around this one has other keys."""
+    if isinstance(given, Mapping) and given and "messages" not in given:
+        keys = ", ".join(f"`{key}`" for key in given)
+        raise MoAConfigError(
+            f"there is no message to answer: the state has {keys} and no `messages`; give the graph around the "
+            "mixture a state with `messages` (MessagesState), or call the mixture within a function node: "
+            'moa.invoke({"messages": [("user", "…")]})'
+        )
+
+
+def _edits(config: RunnableConfig, supersteps: Supersteps) -> bool:
+    """Whether this is one edit of proposals, and of this graph's own: not of a graph within, nor a copied history."""
+    own = config.get("configurable", {})
+    if (own.get("checkpoint_ns") and _LENT not in own) or len(supersteps) != 1 or len(supersteps[0]) != 1:
+        return False
+    values, node, *_ = supersteps[0][0]
+    is_review = node is None or node.startswith("layer_")
+    return is_review and isinstance(values, Mapping) and "proposals" in values
 
 
 def _with(config: RunnableConfig, own: Mapping[str, Any]) -> RunnableConfig:

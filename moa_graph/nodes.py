@@ -75,23 +75,36 @@ def propose(seat: Seat, answers: Answers, *, stream: bool) -> Node:
     return Node(seat.name, call)
 
 
-def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:
+class Aggregate(Node):
     """A layer's proposals -> ⊕[…]. It calls no model. Raises QuorumError where too few answered."""
 
-    async def call(state: State, config: RunnableConfig, _: Tell) -> dict[str, Any]:
+    def __init__(self, layer: int, size: int, quorum: int, prompt: Prompt) -> None:
+        super().__init__("aggregate", self._aggregate)
+        self._layer, self._size, self._quorum, self._prompt = layer, size, quorum, prompt
+
+    def synthesis(self, proposals: Sequence[Proposal]) -> tuple[str, int]:
+        """What the next layer reads, and how many answers are in it."""
+        own = [p for p in proposals if p["layer"] == self._layer]
+        answers = [p["content"] for p in own if p["status"] == "ok"]
+        if len(answers) < self._quorum:
+            raise too_few(self._layer, self._quorum, max(self._size, len(own)), own)
+        return self._prompt.synthesis(answers), len(answers)
+
+    async def _aggregate(self, state: State, config: RunnableConfig, _: Tell) -> dict[str, Any]:
         run: LayerRun = config["configurable"][KEY]
-        proposals = [p for p in state.get("proposals", ()) if p["layer"] == layer]
-        answers = [p["content"] for p in proposals if p["status"] == "ok"]
-        if len(answers) < quorum:
-            raise too_few(layer, quorum, size, proposals)
+        synthesis, answered = self.synthesis(state.get("proposals", ()))
         run.tell(
             LayerDone(
-                type="moa.layer_done", run=run.run, layer=layer, asked=size, answered=len(answers), seconds=run.seconds
+                type="moa.layer_done", run=run.run, layer=self._layer, asked=self._size, answered=answered,
+                seconds=run.seconds,
             )
-        )
-        return {"synthesis": prompt.synthesis(answers)}
+        )  # fmt: skip
+        return {"synthesis": synthesis}
 
-    return Node("aggregate", call)
+
+def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:
+    """The node in which a layer's proposals meet."""
+    return Aggregate(layer, size, quorum, prompt)
 
 
 def final(seats: Sequence[Seat], answers: Answers) -> Node:

@@ -45,6 +45,8 @@ class Proposal(TypedDict):
     """The response came from the cache: nothing was asked."""
     run: NotRequired[str]
     """Which run asked: tells what a resumed run had already."""
+    edited: NotRequired[bool]
+    """A person wrote, changed or dropped it between the layers (see `moa_graph.review`)."""
 
 
 def merge_proposals(old: Sequence[Proposal] | None, new: Sequence[Proposal] | None) -> list[Proposal]:
