@@ -545,3 +545,58 @@ def test_doctor_without_asking(moa: Moa, mixture: Path, server: RecordingServer)
     """`--no-ask` makes every model and asks none."""
     assert moa("doctor", "-c", "two.yaml", "--no-ask").code == 0
     assert server.requests == []
+
+
+# Between the layers
+
+
+def read_by(server: RecordingServer, model: str) -> str:
+    """The references that the last request to `model` began with."""
+    return str(server.requests_for(model)[-1].messages[0]["content"]).partition("Responses from models:")[2]
+
+
+def test_review_edits_drops_and_adds(moa: Moa, mixture: Path, server: RecordingServer):
+    """`--review` stops behind a layer; the next one reads what a person has left of it."""
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="drop 1\nedit 1 It is b, surely.\nadd Ask ann.\ngo\n")
+    assert ran.out == "answer of c #1\n"
+    assert "layer 1, 2. b (b)\nanswer of b #1" in ran.err
+    assert read_by(server, "c") == "\n1. It is b, surely.\n2. Ask ann."
+
+
+@pytest.mark.parametrize("stdin", ["", "go\n", "\n", "show\n"])
+def test_review_may_leave_all_as_it_is(moa: Moa, mixture: Path, server: RecordingServer, stdin: str):
+    """Without a change, and at the end of standard input, the next layer reads every answer; nobody is asked twice."""
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--layers", "3", "--review", stdin=stdin)
+    assert (ran.code, ran.out) == (0, "answer of c #1\n")
+    assert read_by(server, "c") == "\n1. answer of a #2\n2. answer of b #2"
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("drop 3", "'3' is no proposal's number: 1 to 2"),
+        ("drop", "nothing is no proposal's number: 1 to 2"),
+        ("add", "'add' is none of: edit N"),
+        ("delete 1", "'delete' is none of: edit N"),
+        ("drop 1\ndrop 1\ngo", "0 of 2 proposers answered and 1 must"),
+    ],
+)
+def test_review_says_what_it_does_not_understand(moa: Moa, mixture: Path, line: str, why: str):
+    """A line that cannot be done is told, and the review goes on."""
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--review", stdin=f"{line}\nadd Ask ann.\n")
+    assert why in ran.err
+    assert (ran.code, ran.out) == (0, "answer of c #1\n")
+
+
+def test_review_can_be_left(moa: Moa, mixture: Path, server: RecordingServer):
+    """`quit` ends the command as an interrupt does: nobody else is asked."""
+    assert moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="quit\n").code == 130
+    assert server.requests_for("c") == []
+
+
+def test_review_in_an_editor(moa: Moa, mixture: Path, server: RecordingServer, monkeypatch: pytest.MonkeyPatch):
+    """`edit N` without a text opens the editor that VISUAL names."""
+    monkeypatch.setenv("VISUAL", f"{sys.executable} -c \"import sys; open(sys.argv[1], 'a').write(', I think')\"")
+    moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="edit 2\n")
+    assert read_by(server, "c") == "\n1. answer of a #1\n2. answer of b #1\n, I think"

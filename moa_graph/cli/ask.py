@@ -29,6 +29,9 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print answer, proposals and receipt as JSON.")] = False,
     show_proposals: Annotated[bool, typer.Option("--show-proposals", help="Show every proposer's answer.")] = False,
     show_receipt: Annotated[bool, typer.Option("--receipt", help="Show who answered, seconds and tokens.")] = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Stop behind each layer: read, edit, drop or add proposals.")
+    ] = False,
     cache: CacheOption = False,
 ) -> None:
     """Ask a mixture. The answer goes to standard output, everything else to standard error."""
@@ -37,9 +40,9 @@ def ask(
         from moa_graph.cli import receipt
 
         choice = chosen(config, layers)
-        graph = choice.build(cache=cache_on_disk() if cache else None)
+        graph = choice.build(cache=cache_on_disk() if cache else None, **(_kept() if review else {}))
     announce(choice)
-    state = _run(graph, asked, stream=not as_json)
+    state = _run(graph, asked, stream=not as_json, review=review)
     if as_json:
         write(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2) + "\n")
     else:
@@ -51,12 +54,23 @@ def ask(
     say(f"{choice.name}: {receipt.summary(state['messages'][-1].response_metadata['moa'])}")
 
 
-def _run(graph: Any, question: str, *, stream: bool) -> dict[str, Any]:
+def _kept() -> dict[str, Any]:
+    """A run that stops on its way is kept meanwhile."""
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    return {"checkpointer": InMemorySaver()}
+
+
+def _run(graph: Any, question: str, *, stream: bool, review: bool) -> dict[str, Any]:
     import asyncio
 
     from moa_graph.cli.answer import Answer
     from moa_graph.cli.live import run
 
+    if review:
+        from moa_graph.cli.review import run_reviewed
+
+        return run_reviewed(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None)
     return asyncio.run(run(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None))
 
 

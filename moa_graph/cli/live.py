@@ -26,11 +26,13 @@ def tree_of(graph: Any) -> Tree:
     return Tree(panels, str((graph.nodes["final"].metadata or {}).get("moa_model", "final")))
 
 
-async def run(graph: Any, given: Any, config: Any = None, *, answer: Answer | None, tree: Tree | None = None) -> Any:
+async def run(
+    graph: Any, given: Any, config: Any = None, *, answer: Answer | None, tree: Tree | None = None, **how: Any
+) -> Any:
     """Run a mixture and show it; without `answer`, its layers alone. Returns the final state."""
     state: dict[str, Any] = {}
     async with Live(tree or tree_of(graph), answer) as live:
-        async for namespace, mode, data in graph.astream(given, config, stream_mode=_MODES, subgraphs=True):
+        async for namespace, mode, data in graph.astream(given, config, stream_mode=_MODES, subgraphs=True, **how):
             if mode == "custom":
                 live.event(data)
             elif mode == "values" and not namespace:
