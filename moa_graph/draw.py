@@ -1,202 +1,142 @@
-"""Pictures of a mixture, offline: Mermaid, SVG, PNG, plain text; and of a run, by its receipt."""
+"""Pictures of mixtures and of their runs, offline: Mermaid, SVG, PNG, plain text."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
+from zlib import crc32
 
 from langchain_core.runnables import RunnableLambda
-from langchain_core.runnables.graph import Graph
 from langgraph.graph import END, START
 
+from moa_graph.boxes import Arrow, Box, boxes, collapse, colour
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
-from moa_graph.receipt import Call, Receipt
+from moa_graph.receipt import Receipt
+from moa_graph.state import Proposal
 
-__all__ = ["Picture", "draw", "mermaid", "outline"]
+__all__ = ["Picture", "draw"]
 
 _SUFFIXES: Final = (".png", ".svg", ".mmd", ".txt")
-_SCALE: Final = 2  # pixels of a PNG for each of the drawing's own
-_MARKS: Final = {"ok": "✓", "cached": "✓ cached", "cut": "- cut", "timeout": "✗ timeout", "error": "✗ failed"}
-_CLASSES: Final = """
-	classDef ok fill:#d9f0e3,stroke:#1b7f4b
-	classDef cached fill:#dbe9fb,stroke:#2f6fb3
-	classDef cut fill:#fdf0cf,stroke:#b07d12,stroke-dasharray:4 3
-	classDef error fill:#f9dcd7,stroke:#b3371f"""
-_LOOK: Final[dict[str, Any]] = {
-    "config": {
-        "flowchart": {"curve": "linear", "wrappingWidth": 500},
-        "themeVariables": {"clusterBkg": "#f8f8fb", "clusterBorder": "#c9c6d8"},
-    }
+_SCALE: Final = 2.0  # a PNG's pixels for each of the drawing's own
+_LONGEST: Final = 52  # characters in a line of a box
+_HEAD: Final = """\
+---
+config:
+  theme: base
+  themeVariables:
+    fontFamily: DejaVu Sans, Verdana, Arial, sans-serif
+    edgeLabelBackground: "#e6e8ef"
+  flowchart:
+    curve: basis
+    padding: 10
+    nodeSpacing: 12
+    rankSpacing: 40
+    wrappingWidth: 800
+    subGraphTitleMargin:
+      top: 4
+      bottom: 12
+---
+flowchart LR
+"""
+# All text stands on a fill of its own, and lines are grey: both can be read on white and on black. Who is blind to some
+# colours can tell these apart (after Okabe and Ito), and the borders differ too.
+_LOOKS: Final = {
+    "default": "fill:#ffffff,stroke:#8a8fa3,color:#1b1f2a",
+    "edge": "fill:#e6e8ef,stroke:#8a8fa3,color:#1b1f2a",
+    "final": "fill:#ffffff,stroke:#5b6178,stroke-width:2px,color:#1b1f2a",
+    "ok": "fill:#d7e9f7,stroke:#0072b2,color:#1b1f2a",
+    "cached": "fill:#eff6fb,stroke:#0072b2,stroke-dasharray:2 2,color:#1b1f2a",
+    "cut": "fill:#fdf3c4,stroke:#b58900,stroke-dasharray:6 3,color:#1b1f2a",
+    "failed": "fill:#f8d3bd,stroke:#d55e00,stroke-width:3px,color:#1b1f2a",
+    "layer": "fill:#f3f4f8,stroke:#c4c8d4,color:#1b1f2a",
+    "inner": "fill:#fafbfd,stroke:#c4c8d4,color:#1b1f2a",
 }
-_NODE: Final = re.compile(r"^(\t\S+\()(.*?)(?:<hr/><small><em>(.*?)</em></small>)?(\))$", re.MULTILINE | re.DOTALL)
+_WORDS: Final = (
+    *("call", "class", "classDef", "click", "default", "direction", "end", "flowchart", "graph", "href", "linkStyle"),
+    *("style", "subgraph"),
+)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture; in a notebook it shows itself, without any web service."""
+    """A picture. In a notebook it shows itself, without any web service; printed, it is plain text."""
 
     mermaid: str
     text: str
 
+    def svg(self) -> str:
+        """Raises MoAConfigError where mermaidx is not installed."""
+        return _svg(self.mermaid)
+
+    def png(self) -> bytes:
+        """Raises MoAConfigError where mermaidx is not installed."""
+        width = float(re.findall(r'width="(\S+)"', self.svg())[0])
+        return bytes(_mermaidx().svg_to_png(self.svg(), width=width * _SCALE))
+
     def save(self, path: str | Path) -> None:
-        """Write it as `.png`, `.svg`, `.mmd` (Mermaid) or `.txt`. Raises MoAConfigError: another suffix, no place."""
-        path = Path(path).expanduser()
-        if path.suffix not in _SUFFIXES:
-            raise MoAConfigError(f"{path}: a picture ends in one of {', '.join(_SUFFIXES)}")
-        if path.suffix == ".png":
-            content = self.png()
-        else:
-            content = {".svg": self.svg, ".mmd": self._as_mermaid, ".txt": self.__str__}[path.suffix]().encode()
+        """Write it to a .png, .svg, .mmd or .txt file, in place of one that is there. Raises MoAConfigError."""
+        path = _picture(path)
+        text = {".mmd": self.mermaid, ".txt": self.text}.get(path.suffix)
+        content = self.png() if path.suffix == ".png" else (text or self.svg()).encode()
         try:
             path.write_bytes(content)
         except OSError as error:
-            raise MoAConfigError(f"{path}: cannot be written: {error.strerror}") from error
-
-    def svg(self) -> str:
-        """As SVG. Raises MoAConfigError where mermaidx is not installed."""
-        return str(_drawn(self.mermaid).svg())
-
-    def png(self) -> bytes:
-        """As PNG. Raises MoAConfigError where mermaidx is not installed."""
-        drawn = _drawn(self.mermaid)
-        wide = re.search(r'viewBox="\S+ \S+ (\S+)', str(drawn.svg()))
-        size = {"width": float(wide[1]) * _SCALE} if wide else {}
-        return bytes(drawn.png(background="white", **size))
-
-    def _as_mermaid(self) -> str:
-        return self.mermaid
+            raise MoAConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
     def __str__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         try:
             return {"image/svg+xml": self.svg(), "text/plain": self.text}
         except MoAConfigError as error:
             return {"text/plain": f"{self.text}\n({error})"}
 
 
-def draw(graph: Any, path: str | Path | None = None, *, expand: bool = True, receipt: Receipt | None = None) -> Picture:
-    """The picture of a mixture, of a graph around one, or of a `MoAConfig`; written to `path` where one is given.
+def draw(
+    graph: Any,
+    path: str | Path | None = None,
+    *,
+    expand: bool = True,
+    receipt: Receipt | Sequence[Proposal] | None = None,
+) -> Picture:
+    """The picture of a mixture, a layer, a graph with mixtures in it, or a `MoAConfig` (which needs no key).
 
-    expand: every proposer has a box; else each layer is one. receipt: that of a run, `response_metadata["moa"]`:
-    each box tells how its model fared, in colour, with seconds and tokens.
+    path: where to write it: .png, .svg, .mmd (Mermaid) or .txt. expand: a box for each proposer, or one for each layer.
+    receipt: of a run, which colours the picture: `messages[-1].response_metadata["moa"]`. Proposals serve too, such
+    as `QuorumError.proposals`.
 
-    Raises MoAConfigError: an unknown suffix, a file that cannot be written, mermaidx missing for `.png` and `.svg`.
+    Raises MoAConfigError: another suffix, a file that cannot be written, mermaidx missing for .png and .svg, a
+    receipt of another mixture.
     """
+    if path is not None:
+        _picture(path)
     if isinstance(graph, MoAConfig):
-        graph = outline(graph)
-    tidy = _tidy(graph.get_graph(xray=expand), _declared(graph), _told(receipt), _sizes(graph))
-    picture = Picture(_mermaid(tidy), _text(tidy))
+        graph = graph.build(stand_in=_named)
+    if not hasattr(graph, "get_graph"):
+        raise MoAConfigError(f"a {type(graph).__name__} cannot be drawn: give a compiled graph or a MoAConfig")
+    whole = boxes(graph)
+    if receipt is not None:
+        colour(whole, receipt)
+    if not expand:
+        collapse(whole)
+    picture = Picture(_mermaid(whole), _text(whole))
     if path is not None:
         picture.save(path)
     return picture
 
 
-def outline(config: MoAConfig) -> Any:
-    """The graph of a mixture, to be drawn and not run: its models are only named, so no key is needed."""
-    return config.build(stand_in=_named)
-
-
-def mermaid(config: MoAConfig) -> str:
-    """The picture as Mermaid text: every layer opened, every proposer in declared order with its model."""
-    return draw(config).mermaid
-
-
-def _drawn(text: str) -> Any:
-    try:
-        import mermaidx
-    except ImportError as error:
-        raise MoAConfigError(
-            'SVG and PNG need a package: pip install "moa-graph[draw]"; .mmd and .txt do without'
-        ) from error
-    return mermaidx.render(text)
-
-
-def _tidy(graph: Graph, order: Sequence[str], told: Mapping[str, Call], sizes: Mapping[str, int]) -> Graph:
-    """The same graph in declared order; under each name its model, and how it fared, and nothing else."""
-    place = {node: k for k, node in enumerate(order)}
-    for key in sorted(graph.nodes, key=lambda node: place.get(node, -1)):
-        node = graph.nodes.pop(key)
-        shown: dict[str, Any] = {"model": model} if (model := (node.metadata or {}).get("moa_model")) else {}
-        if key in sizes:
-            shown["size"] = f"{sizes[key]} proposers"
-        if call := next((call for name, call in told.items() if key == name or key.endswith(f":{name}")), None):
-            shown |= {"model": call["model"], "class": _class(call), "fared": _fared(call)}
-        graph.nodes[key] = node._replace(metadata=shown or None)
-    graph.edges.sort(key=lambda edge: (place.get(edge.source, -1), place.get(edge.target, -1)))
-    return graph
-
-
-def _told(receipt: Receipt | None) -> dict[str, Call]:
-    """Each call of a run, by the box that it stands in."""
-    if receipt is None:
-        return {}
-    layers = receipt["layers"]
-    calls = {f"layer_{layer['layer']}:{call['proposer']}": call for layer in layers for call in layer["proposals"]}
-    return {**calls, "final": receipt["final"]}
-
-
-def _class(call: Call) -> str:
-    if call["status"] == "ok":
-        return "cached" if call["cached"] else "ok"
-    return "cut" if call["status"] == "cut" else "error"
-
-
-def _fared(call: Call) -> str:
-    mark = _MARKS["cached" if call["cached"] and call["status"] == "ok" else call["status"]]
-    tokens = call["usage"].get("output_tokens")
-    return f"{mark} {call['seconds']:.1f} s" + (f", {tokens:,} tokens" if tokens else "")
-
-
-def _mermaid(graph: Graph) -> str:
-    """LangGraph's Mermaid, with our lines under each name and the class of its colour."""
-    fared = False
-
-    def box(found: re.Match[str]) -> str:
-        nonlocal fared
-        lines = dict(line.strip().partition(" = ")[::2] for line in (found[3] or "").splitlines() if " = " in line)
-        kind = lines.pop("class", "")
-        fared = fared or bool(kind)
-        small = "".join(f"<br/><small>{line}</small>" for line in lines.values())
-        return f"{found[1]}{found[2]}{small}{found[4]}{f':::{kind}' if kind else ''}"
-
-    text = _NODE.sub(box, graph.draw_mermaid(frontmatter_config=_LOOK))
-    return text.rstrip("\n") + (_CLASSES if fared else "") + "\n"
-
-
-def _text(graph: Graph) -> str:
-    """The boxes as an indented list, in order."""
-    lines: list[str] = []
-    above: list[str] = []
-    for key, node in graph.nodes.items():
-        *groups, name = key.split(":")
-        if name in (START, END):
-            continue
-        for depth, group in enumerate(groups):
-            if above[depth : depth + 1] != [group]:
-                lines.append(f"{'  ' * depth}{group}")
-        above = groups
-        shown = [str(value) for word, value in (node.metadata or {}).items() if word != "class"]
-        lines.append("  ".join([f"{'  ' * len(groups)}{name}", *shown]))
-    return "\n".join(lines) + "\n"
-
-
-def _sizes(graph: Any) -> dict[str, int]:
-    """How many proposers each layer of a mixture has."""
-    return {name: len(layer.slots) for name, layer in graph.get_subgraphs() if hasattr(layer, "slots")}
-
-
-def _declared(graph: Any) -> list[str]:
-    """The nodes as they were declared; within a layer, the start, the proposers, then the aggregate."""
-    order = [START]
-    for name, inner in graph.get_subgraphs(recurse=True):
-        prefix = name.replace("|", ":")
-        members = [node for node in inner.nodes if node not in (START, "aggregate")]
-        order += [f"{prefix}:{node}" for node in (START, *members, "aggregate", END)]
-    return [*order, *(node for node in graph.nodes if node != START), END]
+def _picture(path: str | Path) -> Path:
+    path = Path(os.path.expanduser(path))  # Path's own raises where there is no such user
+    if path.suffix not in _SUFFIXES:
+        raise MoAConfigError(f"{path}: a picture ends in one of {', '.join(_SUFFIXES)}")
+    return path
 
 
 def _named(model: str) -> RunnableLambda[Any, Any]:
@@ -204,3 +144,122 @@ def _named(model: str) -> RunnableLambda[Any, Any]:
         raise RuntimeError(f"{model} is drawn, not built")
 
     return RunnableLambda(drawn, name=model)
+
+
+# Mermaid, and what is made of it
+
+
+def _mermaid(whole: Box) -> str:
+    ids: dict[str, str] = {}
+    for box in whole.within():
+        ids[box.id] = _id(box.id, set(ids.values()))
+    looks = dict.fromkeys(["default", *(box.look for box in whole.within() if not box.inner)])
+    lines = [*_inside(whole, ids), *(f"classDef {look} {_LOOKS[look]}" for look in looks)]
+    return _HEAD + "".join(f"\t{line}\n" for line in [*lines, "linkStyle default stroke:#808696"])
+
+
+def _inside(group: Box, ids: dict[str, str]) -> list[str]:
+    lines = []
+    for box in group.inner:
+        look = f":::{box.look}" * (box.look != "default")
+        said = group.said if box.role == END else box.said
+        if not box.inner:
+            around = "()" if box.look == "edge" else "[]"
+            lines.append(f"{ids[box.id]}{around[0]}{_label(box, said)}{around[1]}{look}")
+            continue
+        title = " · ".join(_safe(part) for part in (box.name, said) if part)
+        lines += [f'subgraph {ids[box.id]}["<b>{title}</b>"]', "\tdirection LR"]
+        lines += [f"\t{line}" for line in _inside(box, ids)]
+        lines += ["end", f"style {ids[box.id]} {_LOOKS[box.look]}"]
+    return lines + [_arrow(arrow, ids) for arrow in group.arrows]
+
+
+def _label(box: Box, said: str) -> str:
+    name = "<br/>".join(map(_safe, _folded(box.name)))
+    below = [*(_folded(box.model) if box.model not in ("", box.name) else []), *filter(None, [said])]
+    return f'"{"<br/>".join([name if box.look == "edge" else f"<b>{name}</b>", *map(_safe, below)])}"'
+
+
+def _arrow(arrow: Arrow, ids: dict[str, str]) -> str:
+    label = f'|"{_safe(arrow.label)}"|' if arrow.label else ""
+    return f"{ids[arrow.source]} {'-->' if arrow.sure else '-.->'}{label} {ids[arrow.target]}"
+
+
+def _id(path: str, taken: set[str]) -> str:
+    """A name that Mermaid takes as one, and that is no word of its own."""
+    plain = re.sub(r"\W", "_", path.replace(":", "__"), flags=re.ASCII) or "whole"
+    tried = (f"{plain}_{k}" if k else plain for k in count())
+    return next(name for name in tried if name not in taken and name not in _WORDS)
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w .,:/()+@·✓✗-]", lambda found: f"#{ord(found[0])};", text)
+
+
+def _folded(text: str) -> list[str]:
+    """A long name in several lines, broken behind its marks where it can be."""
+    lines = [""]
+    for part in re.findall(rf"[^-/:._ ]{{1,{_LONGEST - 1}}}[-/:._ ]?|[-/:._ ]", text):
+        if len(lines[-1] + part) > _LONGEST and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _mermaidx() -> ModuleType:
+    try:
+        import mermaidx
+    except ImportError as error:
+        raise MoAConfigError(
+            'SVG and PNG need a package: pip install "moa-graph[draw]" or mermaidx; .mmd and .txt do without'
+        ) from error
+    return mermaidx  # type: ignore[no-any-return, unused-ignore]
+
+
+@lru_cache(maxsize=8)
+def _svg(mermaid: str) -> str:
+    """With the size of the drawing, at most as wide as the page; in a page, its names clash with no other's."""
+    svg = str(_mermaidx().render(mermaid).svg()).replace("my-svg", f"moa-{crc32(mermaid.encode()):08x}")
+    width, height = re.findall(r'viewBox="\S+ \S+ (\S+) (\S+)"', svg)[0]
+    sized = rf'width="{width}" height="{height}"\1style="max-width: 100%; height: auto;"'
+    return re.sub(r'width="100%"(.*?)style="[^"]*"', sized, svg, count=1)
+
+
+# Plain text
+
+
+def _text(whole: Box) -> str:
+    said = [whole.said] * bool(whole.said)
+    return "".join(f"{line}\n" for line in [*_lines(whole), *said])
+
+
+def _lines(group: Box) -> list[str]:
+    shown = [box for box in group.inner if _is_told(group, box)]
+    wide = [max((len(cell) for box in shown if not box.inner for cell in [_row(box)[k]]), default=0) for k in range(2)]
+    lines = []
+    for box in shown:
+        guides = ("", "") if not group.id else ("└─ ", "   ") if box is shown[-1] else ("├─ ", "│  ")
+        name, model, said = _row(box)
+        row = [name, said] if box.inner else [name.ljust(wide[0]), model.ljust(wide[1]), said]
+        lines.append("  ".join([guides[0] + row[0], *filter(str.strip, row[1:]), *_ways(group, box)]).rstrip())
+        lines += [guides[1] + line for line in _lines(box)]
+    return lines
+
+
+def _row(box: Box) -> tuple[str, str, str]:
+    return box.name, box.model if box.model != box.name else "", box.said
+
+
+def _is_told(group: Box, box: Box) -> bool:
+    """What every layer has, and a start that leads to what stands below it, are no news."""
+    return box.role not in ("aggregate", END) and (box.role != START or bool(_ways(group, box)))
+
+
+def _ways(group: Box, box: Box) -> list[str]:
+    """Where it leads, unless to the next one alone."""
+    arrows = group.after(box)
+    following = group.inner[group.inner.index(box) + 1 :][:1]
+    if box.role in ("proposer", "person") or [arrow.target for arrow in arrows] == [each.id for each in following]:
+        return []
+    names = {each.id: each.name for each in group.inner}
+    return ["→ " + ", ".join(f"{a.label}: {names[a.target]}" if a.label else names[a.target] for a in arrows)]

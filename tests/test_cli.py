@@ -600,15 +600,3 @@ def test_review_in_an_editor(moa: Moa, mixture: Path, server: RecordingServer, m
     monkeypatch.setenv("VISUAL", f"{sys.executable} -c \"import sys; open(sys.argv[1], 'a').write(', I think')\"")
     moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="edit 2\n")
     assert read_by(server, "c") == "\n1. answer of a #1\n2. answer of b #1\n, I think"
-
-
-def test_draw_to_a_file(moa: Moa, mixture: Path):
-    """`-o FILE` writes the picture; `--collapsed` has one box for each layer."""
-    ran = moa("draw", "-c", "two.yaml", "-o", "moa.txt", "--collapsed")
-    assert (ran.code, ran.out, ran.err) == (0, "", "written to moa.txt\n")
-    assert Path("moa.txt").read_text() == "layer_1  2 proposers\nfinal  openai:c\n"
-
-
-def test_draw_to_what_is_no_picture(moa: Moa, mixture: Path):
-    """Another suffix is one line that names the four."""
-    assert ".png, .svg, .mmd, .txt" in moa("draw", "-c", "two.yaml", "-o", "moa.gif").refused()

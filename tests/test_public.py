@@ -24,7 +24,7 @@ LEVELS = [
     {"config"},
     {"advice", "chat_answer", "chat_run", "within"},
     {"choose", "form"},
-    {"chat_model", "studio", "draw"},
+    {"chat_model", "studio", "boxes", "draw"},
     {"cli", "eval"},
 ]
 
