@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -24,7 +25,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.pregel.protocol import PregelProtocol, StreamProtocol
 
 from moa_graph.errors import MoAConfigError, MoAError, clean
-from moa_graph.loops import PerLoop, run_sync
+from moa_graph.loops import run_sync
 from moa_graph.transport import ask, clients, shared
 
 if TYPE_CHECKING:
@@ -266,7 +267,6 @@ class _Remote(Runnable[Any, AIMessage]):
 
     def __init__(self, graph: "RemoteGraph") -> None:
         self.graph, self.name = graph, graph.name
-        self._graphs: PerLoop[RemoteGraph] = PerLoop(lambda: _on_own_connections(graph), _close)
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> AIMessage:  # noqa: A002
         return run_sync(self.ainvoke, input, config, **options)
@@ -299,15 +299,15 @@ class _Remote(Runnable[Any, AIMessage]):
         """The run's stream. Raises MoAError for what went wrong there, and where it cannot be reached."""
         from langgraph.pregel.remote import RemoteException
 
-        graph = await self._graphs.get()
-        client: Any = graph.client
         given = {"stream_mode": ["values", *(["messages"] if heard else [])], "on_disconnect": "cancel", **options}
         own = _config_sent(config)
         if options.get("context") is not None:
             own["configurable"] = {}  # the server takes one or the other
+        client: Any = self.graph.client
         try:
-            async for part in graph.astream({"messages": messages}, own, **given):
-                yield part.event.partition("|")[0], part.data
+            async with _on_a_connection_of_its_own(self.graph) as graph:
+                async for part in graph.astream({"messages": messages}, own, **given):
+                    yield part.event.partition("|")[0], part.data
         except RemoteException as error:
             what = error.args[0] if error.args and isinstance(error.args[0], Mapping) else {}
             raise MoAError(f"{what.get('error', 'Error')}: {what.get('message', error)}") from error
@@ -319,24 +319,20 @@ class _Remote(Runnable[Any, AIMessage]):
             raise ConnectionError(f"no server at {client.http.client.base_url}: {error}") from error
 
 
-def _on_own_connections(graph: Any) -> Any:
-    """`graph` with connections of its own, for one event loop; with the user's, where they are not plain HTTP."""
-    if (transport := _plain_transport(graph)) is None:
-        return graph
-    http = copy.copy(graph.client.http.client)
-    http._transport = type(transport)(verify=transport._pool._ssl_context)  # without retries: they are ours to make
-    return graph.copy({"client": type(graph.client)(http)})
+@asynccontextmanager
+async def _on_a_connection_of_its_own(graph: Any) -> AsyncIterator[Any]:
+    """`graph` for one run: connections kept for the next one would belong to this event loop, and nobody closes them.
 
-
-async def _close(graph: Any) -> None:
-    """Close the connections made for one event loop."""
-    if transport := _plain_transport(graph):
-        await transport.aclose()
-
-
-def _plain_transport(graph: Any) -> Any:
+    A client that is no plain HTTP (LangGraph's own for the server one is on) stays what it is.
+    """
     transport = graph.client and graph.client.http.client._transport
-    return transport if type(transport).__name__ == "AsyncHTTPTransport" else None
+    if type(transport).__name__ != "AsyncHTTPTransport":
+        yield graph
+        return
+    http = copy.copy(graph.client.http.client)
+    # without retries: they are ours to make
+    async with type(transport)(verify=transport._pool._ssl_context) as http._transport:
+        yield graph.copy({"client": type(graph.client)(http)})
 
 
 def _asked_from_afar(model: Any) -> Any:
