@@ -25,6 +25,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from moa_graph import LayerPolicy, Proposer, create_moa
+from moa_graph.review import aedit
 from moa_graph.testing import Answer, ScriptedChatModel
 from tests.dev_server import Dev, dev_server, needs_server
 from tests.server import Behaviour, RecordingServer
@@ -348,6 +349,50 @@ async def test_within_a_chain(far: Dev) -> None:
     remote = RemoteGraph("context", url=far.url)
     out = await run(create_moa([chain | remote], model("c"), 2), config={"configurable": {"thread_id": "1"}})
     assert out["proposals"][0]["content"] == "None has 2"
+
+
+@remotely
+async def test_a_thread_of_its_own(far: Dev, client: Any) -> None:
+    """A thread that is set on the remote graph itself is used; the one we are asked on is not."""
+    thread = (await client.threads.create())["thread_id"]
+    remote = RemoteGraph("context", url=far.url).with_config(configurable={"thread_id": thread})
+    for turn in "12":
+        out = await run(create_moa([remote], model("c"), 2), config={"configurable": {"thread_id": turn}})
+    assert out["proposals"][0]["content"] == "None has 3"
+    await client.threads.delete(thread)
+
+
+@remotely
+async def test_a_review_on_the_other_server(client: Any, models: RecordingServer) -> None:
+    """`aedit` works through a RemoteGraph: a run stopped there goes on with what a person left."""
+    models.clear()
+    thread = (await client.threads.create())["thread_id"]
+    asked = {"messages": [{"role": "user", "content": "Why?"}]}
+    await client.runs.wait(thread, "moa", input=asked, interrupt_after=["layer_1"])
+    graph = RemoteGraph("moa", client=client)
+    await aedit(graph, {"configurable": {"thread_id": thread}}, [{"content": "Rayleigh."}])
+    out = await client.runs.wait(thread, "moa", input=None)
+    assert out["messages"][-1]["content"] == "answer of speaker #1"
+    [final] = models.requests_for("speaker")
+    assert final.messages[0]["content"].endswith("Responses from models:\n1. Rayleigh.")
+    assert [p["status"] for p in out["proposals"]] == ["cut", "cut", "ok"]
+    await client.threads.delete(thread)
+
+
+@remotely
+async def test_a_wrong_shape_is_refused_on_a_server(client: Any, models: RecordingServer) -> None:
+    """A server refuses a wrong edit, and the thread goes on."""
+    models.clear()
+    thread = (await client.threads.create())["thread_id"]
+    asked = {"messages": [{"role": "user", "content": "Why?"}]}
+    await client.runs.wait(thread, "moa", input=asked, interrupt_after=["layer_1"])
+    before = await client.threads.get_state(thread)
+    with pytest.raises(httpx.HTTPStatusError):
+        await client.threads.update_state(thread, {"proposals": [{"layer": 1, "slot": 1, "content": 5}]})
+    assert await client.threads.get_state(thread) == before
+    out = await client.runs.wait(thread, "moa", input=None)
+    assert out["messages"][-1]["content"] == "answer of speaker #1"
+    await client.threads.delete(thread)
 
 
 WRONG = {
