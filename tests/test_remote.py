@@ -381,13 +381,13 @@ async def test_a_review_on_the_other_server(client: Any, models: RecordingServer
 
 @remotely
 async def test_a_wrong_shape_is_refused_on_a_server(client: Any, models: RecordingServer) -> None:
-    """A server refuses a wrong edit, and the thread goes on."""
+    """A server refuses a wrong edit with the reason, and the thread goes on."""
     models.clear()
     thread = (await client.threads.create())["thread_id"]
     asked = {"messages": [{"role": "user", "content": "Why?"}]}
     await client.runs.wait(thread, "moa", input=asked, interrupt_after=["layer_1"])
     before = await client.threads.get_state(thread)
-    with pytest.raises(httpx.HTTPStatusError):
+    with pytest.raises(httpx.HTTPStatusError, match="proposal 1: content is 5: a text is needed"):
         await client.threads.update_state(thread, {"proposals": [{"layer": 1, "slot": 1, "content": 5}]})
     assert await client.threads.get_state(thread) == before
     out = await client.runs.wait(thread, "moa", input=None)
