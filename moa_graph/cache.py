@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langgraph.cache.base import BaseCache
 
-from moa_graph.models import text_of
+from moa_graph.answers import text_of
 from moa_graph.panel import Seat
 
 __all__ = ["Answers", "identity"]

@@ -10,13 +10,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
+from moa_graph.answers import text_of
 from moa_graph.asking import Asking, unheard
 from moa_graph.cache import Answers
 from moa_graph.compiled import run_of
 from moa_graph.errors import FinalError, MoAConfigError, MoAError
 from moa_graph.events import Done, FinalStarted, LayerDone, Tell, teller
 from moa_graph.loops import run_sync
-from moa_graph.models import text_of
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.receipt import Call, receipt, usage_of

@@ -15,7 +15,19 @@ PACKAGE = Path(moa_graph.__file__).parent
 NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.chat_models", "typer", "rich", "yaml"]
 
 LEVELS = [
-    {"errors", "state", "prompts", "policy", "loops", "completions", "transport", "retry", "limit"},
+    {"errors", "state", "prompts", "policy", "loops", "completions", "transport", "retry", "limit"} | {"answers", "remote"},
+        "errors",
+        "state",
+        "prompts",
+        "policy",
+        "loops",
+        "completions",
+        "transport",
+        "retry",
+        "limit",
+        "answers",
+        "remote",
+    },
     {"models", "receipt", "events", "review", "waiting", "testing", "local"},
     {"panel"},
     {"asking"},
@@ -121,4 +133,4 @@ def test_every_module_has_its_test() -> None:
     """A test file mirrors each module."""
     tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
     ours = {"errors", "graph", "models", "panel", "policy", "prompts", "receipt", "retry", "state", "testing"}
-    assert ours | {"transport", "completions", "events", "review"} <= tests
+    assert ours | {"answers", "remote", "transport", "completions", "events", "review"} <= tests
