@@ -15,19 +15,8 @@ PACKAGE = Path(moa_graph.__file__).parent
 NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.chat_models", "typer", "rich", "yaml"]
 
 LEVELS = [
-    {"errors", "state", "prompts", "policy", "loops", "completions", "transport", "retry", "limit"} | {"answers", "remote"},
-        "errors",
-        "state",
-        "prompts",
-        "policy",
-        "loops",
-        "completions",
-        "transport",
-        "retry",
-        "limit",
-        "answers",
-        "remote",
-    },
+    {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
+    {"answers", "remote", "retry"},
     {"models", "receipt", "events", "review", "waiting", "testing", "local"},
     {"panel"},
     {"asking"},
