@@ -24,7 +24,7 @@ LEVELS = [
     {"graph"},
     {"config"},
     {"advice", "chat_answer", "chat_run", "within"},
-    {"choose", "form"},
+    {"choose", "form", "stats"},
     {"chat_model", "studio", "boxes", "draw"},
     {"cli", "eval"},
 ]

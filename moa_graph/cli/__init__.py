@@ -1,4 +1,4 @@
-"""The command line: `moa ask`, `moa chat`, `moa presets`, `moa draw`, `moa doctor`.
+"""The command line: `moa ask`, `moa chat`, `moa presets`, `moa draw`, `moa doctor`, `moa stats`.
 
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothing heavy is imported here:
 each command imports what it needs when it runs.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moa_graph import __version__
-from moa_graph.cli import ask, chat, doctor, draw, presets
+from moa_graph.cli import ask, chat, doctor, draw, presets, stats
 from moa_graph.cli.terminal import say
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command("chat")(chat.chat)
 app.add_typer(presets.app, name="presets")
 app.command("draw")(draw.draw)
 app.command("doctor")(doctor.doctor)
+app.command("stats")(stats.stats)
 
 
 def _version(wanted: bool) -> None:

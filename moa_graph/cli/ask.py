@@ -38,20 +38,25 @@ def ask(
     asked = _question(question or [])
     with starting():
         from moa_graph.cli import receipt
+        from moa_graph.cli.recording import recorded
+        from moa_graph.stats import setting
 
+        setting()  # a mistake in it is told before anybody is asked
         choice = chosen(config, layers)
         graph = choice.build(cache=cache_on_disk() if cache else None, **(_kept() if review else {}))
     announce(choice)
-    state = _run(graph, asked, stream=not as_json, review=review)
-    if as_json:
-        write(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2) + "\n")
-    else:
-        between()
-    if show_proposals:
-        receipt.show_proposals(state["proposals"])
-    if show_receipt:
-        receipt.show(state["messages"][-1].response_metadata["moa"])
-    say(f"{choice.name}: {receipt.summary(state['messages'][-1].response_metadata['moa'])}")
+    with recorded(choice.name, graph, asked) as answered:
+        state = _run(graph, asked, stream=not as_json, review=review)
+        answered(state["messages"][-1], state["proposals"] if review else None)
+        if as_json:
+            write(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2) + "\n")
+        else:
+            between()
+        if show_proposals:
+            receipt.show_proposals(state["proposals"])
+        if show_receipt:
+            receipt.show(state["messages"][-1].response_metadata["moa"])
+        say(f"{choice.name}: {receipt.summary(state['messages'][-1].response_metadata['moa'])}")
 
 
 def _kept() -> dict[str, Any]:

@@ -63,7 +63,9 @@ async def _open(
         raise MoAConfigError("standard output is closed: there is nowhere to put the answers")
     with starting():
         from moa_graph.cli.talk import Talk
+        from moa_graph.stats import setting
 
+        setting()  # a mistake in it is told before anybody is asked
         threads = await _threads(stack)
         name = await threads.known(thread) if thread is not None else None
         name = await threads.fresh(new) if new is not None else name

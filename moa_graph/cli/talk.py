@@ -1,5 +1,6 @@
 """One thread of `moa chat`: turns that are asked, resumed and read back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 from moa_graph.cli.answer import Answer
 from moa_graph.cli.live import run, tree_of
 from moa_graph.cli.receipt import summary
+from moa_graph.cli.recording import recorded
 from moa_graph.cli.terminal import between, say
 from moa_graph.cli.threads import Threads
 from moa_graph.errors import MoAError
@@ -67,12 +69,15 @@ class Talk:
 
     async def _run(self, given: Any, known: "list[Proposal] | None" = None) -> bool:
         """Run the mixture and show it. Whether there is an answer."""
-        before = _checkpoint(await self._state())
+        begun = await self._state()
+        before, question = _checkpoint(begun), _question((given or begun.values).get("messages", ()))
         tree = tree_of(self.graph)
         tree.known(known or [])
-        state = await run(self.graph, given, self._config, answer=Answer(), tree=tree)
-        if not (messages := state.get("messages")) or messages[-1].type != "ai":
-            return False
+        with recorded(self.choice.name, self.graph, question) as answered:
+            state = await run(self.graph, given, self._config, answer=Answer(), tree=tree)
+            if not (messages := state.get("messages")) or messages[-1].type != "ai":
+                return False
+            answered(messages[-1])
         await self.threads.tidy(str(self.name), before, _checkpoint(await self._state()))
         between()
         say(f"{self.choice.name}: {summary(messages[-1].response_metadata['moa'])}")
@@ -83,6 +88,11 @@ class Talk:
 
 
 _NOTHING = "there is nothing to ask again: no question has been asked"
+
+
+def _question(messages: Iterable[BaseMessage]) -> str:
+    """The last one that was asked."""
+    return ([""] + [message.text for message in messages if message.type == "human"])[-1]
 
 
 def _checkpoint(state: Any) -> str:
