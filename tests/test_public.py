@@ -17,7 +17,7 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 LEVELS = [
     {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
     {"answers", "flops", "prices", "remote", "retry"},
-    {"models", "receipt", "events", "review", "waiting", "testing", "local"},
+    {"models", "receipt", "events", "fit", "review", "waiting", "testing", "local"},
     {"panel"},
     {"asking"},
     {"nodes"},
