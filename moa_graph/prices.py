@@ -170,9 +170,9 @@ class Prices:
             for known_as in (*models, name):
                 if known_as in table:
                     return table[known_as]
-        if not models:
-            return None
-        return _NOTHING if provider == "local" else _listed(models, provider if name else None)
+        if models and models[0].lower().startswith("local:"):
+            return _NOTHING
+        return _listed(models, provider if name else None) if models else None
 
     def _read(self) -> list[Mapping[str, Price]]:
         if self._tables is None:

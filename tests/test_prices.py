@@ -77,7 +77,7 @@ def test_without_both_counts_the_cost_is_unknown(usage: dict[str, int], model: s
     assert Prices({"a": Price(2, 10)}).cost([model], usage) is None
 
 
-@pytest.mark.parametrize("model", ["nobody", "together:nobody/nothing", "nowhere:gpt-4o", "", "openai:"])
+@pytest.mark.parametrize("model", ["nobody", "together:nobody/nothing", "nowhere:gpt-4o", "local", "", "openai:"])
 def test_an_unknown_price_is_none(model: str) -> None:
     """It is never 0."""
     assert Prices().cost([model], USED) is None
@@ -89,9 +89,11 @@ def test_without_a_name_the_price_is_unknown() -> None:
     assert Prices().cost([], USED) is None
 
 
-def test_a_local_model_costs_nothing() -> None:
+@pytest.mark.parametrize("model", ["local:smollm2", "local:", "Local:/models/any.gguf"])
+@pytest.mark.parametrize("usage", [USED, {}], ids=["tokens", "no tokens"])
+def test_a_local_model_costs_nothing(model: str, usage: dict[str, int]) -> None:
     """Also where it reported no tokens: nothing times anything."""
-    assert (Prices().cost(["local:smollm2"], USED), Prices().cost(["local:smollm2"], {})) == (0.0, 0.0)
+    assert Prices().cost([model], usage) == 0.0
 
 
 def test_a_local_model_may_be_given_a_price() -> None:
