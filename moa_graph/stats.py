@@ -166,10 +166,10 @@ def usual_output(models: Sequence[str]) -> dict[str, float]:
 
     Empty where nothing is kept, or the store cannot be read: an estimate does without.
     """
-    if setting() == "off" or not (path := place()).exists():
+    if setting() == "off":
         return {}
     try:
-        return Store(path).usual_output(models)
+        return Store().usual_output(models)
     except MoAConfigError:
         return {}
 
@@ -302,25 +302,26 @@ def _utc(when: datetime) -> str:
 
 
 def _asked(graph: Any) -> dict[tuple[int, str], str]:
-    """The models that a mixture asks, by layer and name: the final model's first choice."""
+    """The models that a mixture asks, by layer and name; in layer 0 the final model's first choice."""
     if graph is None:
         return {}
     layers = [layer for _, layer in graph.get_subgraphs() if hasattr(layer, "slots")]
-    seats = [(name, layer.nodes[name].metadata) for layer in layers for name in layer.slots]
-    seats.append(("final", graph.nodes["final"].metadata))
-    return {(said["moa_layer"], name): said["moa_model"] for name, said in seats if said and "moa_model" in said}
+    seats = {(layer.layer, name): layer.nodes[name] for layer in layers for name in layer.slots}
+    seats |= {(0, name): node for name, node in graph.nodes.items() if name == "final"}
+    said = {seat: node.metadata or {} for seat, node in seats.items()}
+    return {seat: metadata["moa_model"] for seat, metadata in said.items() if "moa_model" in metadata}
 
 
 def _calls(receipt: "Receipt", asked: Mapping[tuple[int, str], str]) -> Iterator[dict[str, Any]]:
     """The rows of a run's calls: of everybody whose turn came."""
-    final = len(receipt["layers"]) + 1
     for layer in receipt["layers"]:
         for call in layer["proposals"]:
             if not _is_written(call):
                 yield _row(layer["layer"], "proposer", call, asked.get((layer["layer"], call["proposer"])))
     if receipt["final"]["status"] != "unasked":
         fell_back = bool(receipt["final"]["error"])  # the one that answered is another than the first choice
-        yield _row(final, "final", receipt["final"], None if fell_back else asked.get((final, "final")))
+        last = len(receipt["layers"]) + 1
+        yield _row(last, "final", receipt["final"], None if fell_back else asked.get((0, "final")))
 
 
 def _is_written(call: "Call") -> bool:

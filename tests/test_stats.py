@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 
 from moa_graph import LayerPolicy, QuorumError, create_moa, stats
 from moa_graph.errors import MoAConfigError, MoAError
@@ -348,7 +349,8 @@ def test_totals():
     record(made(call(), cost_usd=None, cost_usd_at_least=0.25), config="mine")
     record(made(call()), config="other", error="it broke")
     with closing(sqlite3.connect(place())) as connection:
-        connection.execute("UPDATE runs SET at = '2020-01-01T00:00:00Z' WHERE id = 2")
+        connection.execute("UPDATE runs SET at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-6 days') WHERE id = 1")
+        connection.execute("UPDATE runs SET at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-8 days') WHERE id = 2")
         connection.commit()
     wanted = ("runs", "failed", "calls", "output_tokens", "cost_usd", "cost_usd_at_least", "unpriced")
     found = [Store().totals(days, config) for days, config in ((None, None), (7, None), (None, "mine"), (7, "mine"))]
@@ -385,6 +387,14 @@ async def test_a_model_goes_by_what_was_asked():
     record(receipt, config="mine", graph=moa)
     assert [one["model"] for one in Store().models()] == ["a", "a2", "c"]
     assert rows("SELECT asked, model FROM calls LIMIT 1") == [("a", "a-2026-01-31")]
+
+
+def test_a_graph_that_is_no_mixture():
+    """A graph around a mixture knows nothing of the models: they go by the names that they reported."""
+    moa = create_moa([model("a")], model("c"), 2)
+    around = StateGraph(MessagesState).add_node("final", moa).add_edge(START, "final").compile()
+    record(made(call()), config="mine", graph=around)
+    assert rows("SELECT asked, model FROM calls") == [(None, "a"), (None, "c")]
 
 
 def test_usual_output():
