@@ -5,6 +5,7 @@ python notebooks/execute.py [01 …]
 
 import base64
 import io
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,11 +31,16 @@ def executed(path: Path, before: str = "") -> Any:
     with TemporaryDirectory() as folder:  # sockets in files: no other user can reach the kernel
         connection = str(Path(folder) / "kernel.json")
         kernel = AsyncKernelManager(transport="ipc", connection_file=connection)
-        here = {"metadata": {"path": HERE}}
         client = NotebookClient(
-            notebook, km=kernel, timeout=3600, record_timing=False, resources=here
+            notebook,
+            km=kernel,
+            timeout=3600,
+            coalesce_streams=True,  # or a slow machine's outputs would come in more pieces
+            record_timing=False,
+            resources={"metadata": {"path": HERE}},
         )
-        client.execute(cleanup_kc=True)  # or the kernel would outlive it
+        nobodys = {**os.environ, "IPYTHONDIR": folder}  # no start-up files of whoever runs it
+        client.execute(cleanup_kc=True, env=nobodys)  # without cleanup_kc the kernel would stay
     del notebook.cells[0]
     return notebook
 

@@ -32,9 +32,10 @@ def run(path: Path) -> Any:
 
 
 def told(notebook: Any) -> list[str]:
-    """The text that each output shows, without seconds."""
+    """The text that each output shows, without seconds, and without what matplotlib says when it is new."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.get("text") or {**output.get("data", {}), "image/png": "a picture"} for output in outputs]
+    shown = [output for output in outputs if output.get("name") != "stderr"]
+    texts = [output.get("text") or {**output.get("data", {}), "image/png": "a picture"} for output in shown]
     return [SECONDS.sub("…", str(text)) for text in texts]
 
 
