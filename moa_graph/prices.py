@@ -172,7 +172,7 @@ class Prices:
                     return table[known_as]
         if models and models[0].lower().startswith("local:"):
             return _NOTHING
-        return _listed(models, provider if name else None) if models else None
+        return _listed(models, provider if name else None)
 
     def _read(self) -> list[Mapping[str, Price]]:
         if self._tables is None:
@@ -249,7 +249,7 @@ def _listed(models: tuple[str, ...], provider: str | None) -> _Listed | None:
 
 def _bare(name: str) -> str:
     provider, _, rest = name.partition(":")
-    return rest if rest and provider.lower().replace("-", "_") in _PROVIDERS else name
+    return rest if provider.lower().replace("-", "_") in _PROVIDERS else name
 
 
 def _users() -> Mapping[str, Price]:

@@ -1,5 +1,7 @@
 """Active parameters by name, and the operations of the paper's mixtures."""
 
+from collections.abc import Callable
+
 import pytest
 
 from moa_graph import MoAConfig
@@ -17,29 +19,33 @@ def answered(model: str, characters: int) -> float:
     return found
 
 
-FIRST_LAYER = max(answered(model, length) for model, length in PROPOSERS.items())
-SECOND_LAYER = max(answered(model, SYNTHESIS) for model in PROPOSERS)
+def first_layer() -> float:
+    return max(answered(model, length) for model, length in PROPOSERS.items())
+
+
+def second_layer() -> float:
+    return max(answered(model, SYNTHESIS) for model in PROPOSERS)
 
 
 @pytest.mark.parametrize(
     ("ours", "figure"),
     [
-        (FIRST_LAYER + SECOND_LAYER + answered(BIG, FINAL["moa"]), 245),
-        (FIRST_LAYER + answered(SMALL, FINAL["lite"]), 137),
-        (answered("openai:gpt-4o-2024-05-13", FINAL["gpt-4o-2024-05-13"]), 340),
-        (answered("openai:gpt-4-turbo-2024-04-09", FINAL["gpt-4-turbo-2024-04-09"]), 325),
+        (lambda: first_layer() + second_layer() + answered(BIG, FINAL["moa"]), 245),
+        (lambda: first_layer() + answered(SMALL, FINAL["lite"]), 137),
+        (lambda: answered("openai:gpt-4o-2024-05-13", FINAL["gpt-4o-2024-05-13"]), 340),
+        (lambda: answered("openai:gpt-4-turbo-2024-04-09", FINAL["gpt-4-turbo-2024-04-09"]), 325),
     ],
     ids=["MoA", "MoA-Lite", "GPT-4o", "GPT-4 Turbo"],
 )
-def test_the_papers_figure_comes_out(ours: float, figure: float) -> None:
+def test_the_papers_figure_comes_out(ours: Callable[[], float], figure: float) -> None:
     """Each layer's largest proposer, summed over the layers, is within 6% of the TFLOPs that the paper shows."""
-    assert ours == pytest.approx(figure, rel=0.06)
+    assert ours() == pytest.approx(figure, rel=0.06)
 
 
 def test_the_largest_proposer_is_the_largest_dense_model() -> None:
     """Qwen1.5-110B, not WizardLM, takes the most operations in both layers: 141 billion parameters are 39 active."""
-    assert answered(BIG, PROPOSERS[BIG]) == FIRST_LAYER
-    assert answered(BIG, SYNTHESIS) == SECOND_LAYER
+    assert answered(BIG, PROPOSERS[BIG]) == first_layer()
+    assert answered(BIG, SYNTHESIS) == second_layer()
 
 
 def test_operations_are_twice_the_active_parameters_for_each_token() -> None:
@@ -101,6 +107,8 @@ def test_a_model_is_known_by_any_of_its_names(name: str, billions: float) -> Non
         "smollm2",
         "local:/qwen2.5-7b/other.gguf",
         "local:/qwen3-30b-a3b/other.gguf",
+        "qwen2.5-7b-mini",
+        "other-30b-a3bit",
         "72b",
         "openai:",
         "",
