@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moa_graph.budget import Budget
     from moa_graph.chat_model import ChatMoA
     from moa_graph.config import MoAConfig
-    from moa_graph.errors import FinalError, MoAConfigError, MoAError, QuorumError
+    from moa_graph.errors import BudgetExceededError, FinalError, MoAConfigError, MoAError, QuorumError
     from moa_graph.graph import create_layer, create_moa
     from moa_graph.panel import Layer, Proposer
     from moa_graph.policy import LayerPolicy
@@ -18,6 +19,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AGGREGATE_AND_SYNTHESIZE",
+    "Budget",
+    "BudgetExceededError",
     "ChatMoA",
     "FinalError",
     "Layer",
@@ -36,9 +39,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "budget": ["Budget"],
     "chat_model": ["ChatMoA"],
     "config": ["MoAConfig"],
-    "errors": ["FinalError", "MoAConfigError", "MoAError", "QuorumError"],
+    "errors": ["BudgetExceededError", "FinalError", "MoAConfigError", "MoAError", "QuorumError"],
     "graph": ["create_layer", "create_moa"],
     "panel": ["Layer", "Proposer"],
     "policy": ["LayerPolicy"],

@@ -1,9 +1,9 @@
-"""One seat is asked, and what can be heard of it meanwhile: its first token, and the calls made inside it."""
+"""One seat is asked, and what can be heard of it meanwhile: its first token, what the calls inside it use and cost."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -14,9 +14,11 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2Stre
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.pregel.protocol import StreamProtocol
 
+from moa_graph.bill import NOTHING, UNKNOWN, Bill, bill_of, reported
 from moa_graph.cache import Answers
 from moa_graph.errors import describe
 from moa_graph.panel import Seat
+from moa_graph.prices import Prices
 from moa_graph.receipt import usage_of
 from moa_graph.retry import Attempts
 
@@ -44,43 +46,65 @@ class _FirstToken(BaseCallbackHandler):
 
 
 class _CallsWithin(BaseCallbackHandler):
-    """Counts what an agent, a nested mixture or a chain asks of its models."""
+    """Counts what an agent, a nested mixture or a chain asks of its models, and what they use."""
 
     run_inline = True
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices) -> None:
         self.made = 0
         self.usage: Counter[str] = Counter()
+        self._prices, self._bills, self._open = prices, list[Bill](), 0
 
     def on_chat_model_start(self, *_: Any, **__: Any) -> None:
         self.made += 1
+        self._open += 1
 
     def on_llm_start(self, *_: Any, **__: Any) -> None:
-        self.made += 1
+        self.on_chat_model_start()
+
+    def on_llm_error(self, error: BaseException, **_: Any) -> None:
+        self._open -= 1
+        self._bills.append(NOTHING if _unbilled(error) else UNKNOWN)
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        self._open -= 1
         for choices in response.generations:
             message = getattr(choices[0], "message", None) if choices else None
             if inner := getattr(message, "response_metadata", {}).get("moa"):
                 self.made += inner["calls"] - 1  # it was a mixture
-            self.usage.update(usage_of(getattr(message, "usage_metadata", None)))
+            if message is not None:
+                self.usage.update(usage_of(message.usage_metadata))
+                self._bills.append(bill_of(self._prices, (), message))
+
+    @property
+    def bill(self) -> Bill:
+        """All of them together; what has not ended was given up."""
+        return Bill.sum([*self._bills, *([UNKNOWN] if self._open else [])])
 
 
 class Asking:
-    """One seat is asked: from the cache, else the model, with further attempts where they may help."""
+    """One seat is asked: from the cache, else the model, with further attempts where they may help.
+
+    `may_again` says whether there is enough for another attempt.
+    """
 
     def __init__(
-        self, seat: Seat, answers: Answers, config: RunnableConfig, on_first_token: Callable[[], None] | None = None
+        self,
+        seat: Seat,
+        answers: Answers,
+        config: RunnableConfig,
+        on_first_token: Callable[[], None] | None = None,
+        may_again: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._seat, self._answers = seat, answers
-        self._first, self._within = _FirstToken(on_first_token), _CallsWithin()
+        self._seat, self._answers, self._may_again = seat, answers, may_again
+        self._first, self._within = _FirstToken(on_first_token), _CallsWithin(seat.prices)
         handlers: list[BaseCallbackHandler] = [] if TAG_NOSTREAM in (config.get("tags") or ()) else [self._first]
         if not seat.model.is_one_call:
             handlers.append(self._within)
         self._config = _heard_by(handlers, config)
         self._attempts = Attempts(seat.policy.retries, self._may_wait)
         self._started = time.monotonic()
-        self._moa: dict[str, Any] = {}
+        self._answer: AIMessage | None = None
         self.cached = self.too_long = False
 
     @property
@@ -100,11 +124,33 @@ class Asking:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens used inside an agent, a nested mixture or a chain, in all of it; else empty."""
+        """Tokens used, inside an agent, a nested mixture or a chain in all of it; empty where none were reported."""
         if self._within.usage:
             return dict(self._within.usage)
-        tokens = {f"{way}_tokens": self._moa[f"{way}_tokens"] for way in ("input", "output") if self._moa}
-        return tokens and {**tokens, "total_tokens": sum(tokens.values())}
+        if self._moa:
+            tokens = {f"{way}_tokens": self._moa[f"{way}_tokens"] for way in ("input", "output")}
+            return {**tokens, "total_tokens": sum(tokens.values())}
+        return usage_of(self._answer.usage_metadata) if self._answer else {}
+
+    @property
+    def model(self) -> str:
+        """The model that answered, as its provider reports it; the one asked for where nothing was reported."""
+        return (self._answer and reported(self._answer)) or self._seat.model.id
+
+    def bill(self, error: Exception | None = None) -> Bill:
+        """What it cost, where it failed with `error` too."""
+        if self.cached or not self.calls:
+            return NOTHING
+        if self._within.made:
+            return self._within.bill
+        if self._answer:
+            return bill_of(self._seat.prices, self._seat.known_as, self._answer)
+        return NOTHING if error and _unbilled(error) else UNKNOWN
+
+    @property
+    def _moa(self) -> dict[str, Any]:
+        """The receipt of a nested mixture."""
+        return (self._answer and self._answer.response_metadata.get("moa")) or {}
 
     @property
     def seconds(self) -> float:
@@ -114,7 +160,7 @@ class Asking:
         """Whether to ask again in `wait` seconds: not within an answer, nor beyond the time there is."""
         timeout = self._seat.policy.timeout
         self.too_long = timeout is not None and self.seconds + wait >= timeout
-        return not (self.began or self.too_long)
+        return not (self.began or self.too_long) and self._may_again()
 
     def why(self, error: Exception, limit: asyncio.Timeout) -> str:
         """What went wrong, in one line."""
@@ -127,12 +173,23 @@ class Asking:
     async def answer(self, messages: list[BaseMessage]) -> AIMessage:
         self._started = time.monotonic()
         if (kept := await self._answers.find(self._seat, messages)) is not None:
-            self.cached = True
+            self.cached, self._answer = True, kept
             return kept
-        answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
-        self._moa = answer.response_metadata.get("moa") or {}
+        answer = self._answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         await self._answers.keep(self._seat, messages, answer)
         return answer
+
+
+def _unbilled(error: BaseException) -> bool:
+    """Whether a call failed in a way that is not charged: the provider refused it, or was not reached."""
+    refused = isinstance(getattr(error, "status_code", None), int)
+    return refused or any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def unheard(config: RunnableConfig) -> RunnableConfig:

@@ -1,46 +1,29 @@
 """Compiled graphs that know when a run begins: of a layer, and of a mixture."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateUpdate
 
+from moa_graph.budget import Budget
 from moa_graph.errors import MoAConfigError
 from moa_graph.events import teller
 from moa_graph.policy import LayerPolicy
 from moa_graph.review import revise
+from moa_graph.run import RUN, Run
 from moa_graph.state import Proposal
 from moa_graph.waiting import KEY, LayerRun
 
-__all__ = ["CompiledLayer", "CompiledMoA", "Run", "run_of"]
+__all__ = ["CompiledLayer", "CompiledMoA"]
 
-_RUN: Final = "__moa_run"
 _LENT: Final = "__pregel_checkpointer"  # given to a graph within another whose state is read or written
 _KEEP_TRIES, _KEEP_PAUSE = 200, 0.01  # 2 s for a checkpoint; with durability "exit" it is written later
 _SPARE_THREADS: Final = 8  # LangGraph's own work in a layer: streaming, checkpoints
 Config = RunnableConfig | None
 Supersteps = Sequence[Sequence[StateUpdate]]
-
-
-class Run(NamedTuple):
-    """Which run this is, and since when (`time.monotonic()`). A resumed thread is another run."""
-
-    id: str
-    started: float
-
-
-def _new_run() -> Run:
-    return Run(uuid.uuid4().hex, time.monotonic())
-
-
-def run_of(config: RunnableConfig) -> Run:
-    """The run that a node is part of."""
-    return config["configurable"][_RUN]  # type: ignore[no-any-return]
 
 
 class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
@@ -61,8 +44,12 @@ class _Compiled(CompiledStateGraph[Any, Any, Any, Any]):
 class CompiledMoA(_Compiled):
     """A mixture. Proposals that a person edits are checked, and what the next layer reads is built of them anew."""
 
+    def __init__(self, *, budget: Budget | None = None, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.budget = budget
+
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        return _with(config, {_RUN: _new_run()})
+        return _with(config, {RUN: Run(purse=self.budget.purse() if self.budget else None)})
 
     def bulk_update_state(self, config: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
         if _edits(config, supersteps):
@@ -86,7 +73,7 @@ class CompiledMoA(_Compiled):
             raise MoAConfigError(f"proposals of layer {new.layer} are edited as_node={written_by!r}, not {node!r}")
         if rest.get("synthesis", kept.get("synthesis")) == kept.get("synthesis"):
             layer: Any = self.nodes[written_by].bound
-            rest["synthesis"], _ = layer.nodes["aggregate"].bound.synthesis(new.proposals)
+            rest |= layer.nodes["aggregate"].bound.synthesis(new.proposals, kept.get("carry"))
         return [[StateUpdate({**rest, "proposals": new.changed}, written_by, *task)]]
 
 
@@ -98,8 +85,8 @@ class CompiledLayer(_Compiled):
         self.layer, self.slots, self.policy = layer, slots, policy
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        within = config.get("configurable", {}).get(_RUN)
-        run = within or _new_run()
+        within = config.get("configurable", {}).get(RUN)
+        run = within or Run()
         layer = LayerRun(
             self.layer,
             len(self.slots),
@@ -107,10 +94,10 @@ class CompiledLayer(_Compiled):
             earlier=lambda: self._earlier(config, sync),
             kept=lambda slots: self._until_kept(slots, config, sync),
             at_once=config.get("max_concurrency"),
-            run=run.id,
+            run=run,
             tell=teller(config) if within else None,  # a mixture's events come from the mixture
         )
-        own = {KEY: layer, _RUN: run}
+        own = {KEY: layer, RUN: run}
         return {**_with(config, own), "max_concurrency": len(self.slots) + _SPARE_THREADS}
 
     async def _earlier(self, config: RunnableConfig, sync: bool) -> dict[int, Proposal] | None:

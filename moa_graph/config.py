@@ -13,12 +13,16 @@ from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from moa_graph.budget import Budget, OnExceed
 from moa_graph.errors import MoAConfigError
+from moa_graph.estimate import Asked, Estimate, estimate
 from moa_graph.graph import create_moa
 from moa_graph.models import Model, rate_limiter, resolve
 from moa_graph.panel import Layer, Proposer
 from moa_graph.policy import LayerPolicy
-from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Prompt
+from moa_graph.prices import TABLES, Price, Prices, read_prices
+from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Fit, Prompt
+from moa_graph.stats import usual_output
 
 __all__ = ["MoAConfig", "preset_text", "presets"]
 
@@ -55,6 +59,19 @@ class PolicyConfig(_Strict):
         return LayerPolicy(**self.model_dump())
 
 
+class BudgetConfig(_Strict):
+    """`budget:`, of each run; see `Budget`."""
+
+    usd: Annotated[float | None, Field(strict=False)] = None
+    tokens: int | None = None
+    calls: int | None = None
+    on_exceed: OnExceed = "stop"
+    shared: bool = False
+
+    def budget(self) -> Budget:
+        return Budget(**self.model_dump())
+
+
 class PromptConfig(_Strict):
     """`prompt:` as a mapping; `text` is the prompt itself, `file` names a text file, in a YAML one beside it."""
 
@@ -62,6 +79,7 @@ class PromptConfig(_Strict):
     file: str | None = None
     envelope: Envelope = "paper"
     shuffle: bool = False
+    fit: Fit = "trim"
 
 
 class ProposerConfig(_Strict):
@@ -78,13 +96,14 @@ class ProposerConfig(_Strict):
     base_url: str | None = None
     api_key_env: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
+    context_window: int | None = None
 
     def proposer(self, mixture: "MoAConfig", stand_in: StandIn | None = None) -> Proposer:
         """The proposer described here, with what the mixture says of all its models."""
         if stand_in is not None:
             return _StandIn(
                 self.model, name=self.name, system=self.system, samples=self.samples, timeout=self.timeout,
-                retries=self.retries, make=stand_in,
+                retries=self.retries, make=stand_in, **mixture.own(self),
             )  # fmt: skip
         provider, parameters = self.model.partition(":")[0], dict(self.params)
         if per_second := mixture.rate_limits.get(provider):
@@ -92,7 +111,7 @@ class ProposerConfig(_Strict):
         return Proposer(
             self.model, name=self.name, system=self.system, samples=self.samples, timeout=self.timeout,
             retries=self.retries, base_url=self.base_url, api_key_env=self.api_key_env, parameters=parameters,
-            **{**_sampling(mixture), **_sampling(self)},
+            **{**_sampling(mixture), **_sampling(self)}, **mixture.own(self),
         )  # fmt: skip
 
 
@@ -152,6 +171,9 @@ class MoAConfig(_Strict):
     rate_limits: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
     """Provider -> requests per second, over all its models in this process."""
     prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
+    budget: BudgetConfig | None = None
+    prices: str | dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Model -> $ per million tokens (`input`, `output`, `cached_input`), or a table that ships, or a YAML file."""
     stream_proposers: bool = False
     description: str = ""
     retired: str = ""
@@ -188,10 +210,16 @@ class MoAConfig(_Strict):
             config = cls(**{str(key): value for key, value in data.items()})
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
-        if config.prompt.file is None:
-            return config
-        beside = str(folder / Path(config.prompt.file).expanduser())
-        return config.model_copy(update={"prompt": config.prompt.model_copy(update={"file": beside})})
+        if isinstance(config.prices, str) and config.prices not in TABLES:
+            config = config.model_copy(update={"prices": str(folder / Path(config.prices).expanduser())})
+        if config.prompt.file is not None:
+            beside = str(folder / Path(config.prompt.file).expanduser())
+            config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"file": beside})})
+        try:
+            config._own_prices()
+        except MoAConfigError as error:
+            raise MoAConfigError(f"{source}: {error}") from error
+        return config
 
     @property
     def depth(self) -> int:
@@ -216,13 +244,46 @@ class MoAConfig(_Strict):
             "layers": self.layers,
             "policy": self.policy.policy(),
             "prompt": self._prompt(),
+            "budget": self.budget and self.budget.budget(),
             "stream_proposers": self.stream_proposers,
         }
 
+    def estimate(self, messages: Any) -> Estimate:
+        """What a run is going to take: calls, tokens, $ and TFLOPs per layer. Nothing is asked, no key is needed.
+
+        `messages`: a question, or what a graph takes. How long answers are is known from the runs of the command
+        line (`moa_graph.stats`), else assumed. Raises MoAConfigError as `build` does, models and keys apart.
+        """
+        panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self._panels()]
+        if _one_or_many(self.proposers) == "panel":
+            panels = panels * (self.depth - 1)
+        final = self._asked(self.aggregator[0])
+        usual = usual_output(sorted({one.model for panel in [*panels, [final]] for one in panel}))
+        return estimate(panels, final, messages, self._prompt(), usual)
+
+    def _asked(self, model: ProposerConfig) -> Asked:
+        said = model.max_tokens if "max_tokens" in model.model_fields_set else self.max_tokens
+        price = self.own(model)["price"]
+        return Asked(model.model, model.system, said, Prices({model.model: price} if price else None))
+
+    def _panels(self) -> list[list[ProposerConfig]]:
+        """The panel of every layer, or the one that they share."""
+        if _one_or_many(self.proposers) == "panel":
+            return [[one for one in self.proposers if isinstance(one, ProposerConfig)]]
+        return [one.proposers for one in self.proposers if isinstance(one, LayerConfig)]
+
     def models(self) -> list[Proposer]:
         """Every model described here, the final ones too, in order."""
-        panels = [member.proposers if isinstance(member, LayerConfig) else [member] for member in self.proposers]
-        return [model.proposer(self) for group in [*panels, self.aggregator] for model in group]
+        return [model.proposer(self) for group in [*self._panels(), self.aggregator] for model in group]
+
+    def own(self, model: ProposerConfig) -> dict[str, Any]:
+        """What is said of this model that its provider does not need: its price, its context window."""
+        prices = self._own_prices()
+        price = prices.get(model.model) or prices.get(model.model.partition(":")[2])
+        return {"price": price, "context_window": model.context_window}
+
+    def _own_prices(self) -> dict[str, Price]:
+        return read_prices(self.prices, folder=Path(), where="prices") if self.prices else {}
 
     def _member(self, member: ProposerConfig | LayerConfig, stand_in: StandIn | None) -> Proposer | Layer:
         if isinstance(member, ProposerConfig):
@@ -239,7 +300,7 @@ class MoAConfig(_Strict):
             text = _read(Path(given.file).expanduser(), "give the text file that holds the prompt", "prompt: ")
         # YAML's and an editor's last line break is no part of the prompt: "\n1. …" follows it directly
         said = AGGREGATE_AND_SYNTHESIZE if text is None else text.rstrip("\n")
-        return Prompt(said, envelope=given.envelope, shuffle=given.shuffle)
+        return Prompt(said, envelope=given.envelope, shuffle=given.shuffle, fit=given.fit)
 
 
 def presets() -> list[str]:
@@ -283,7 +344,12 @@ _NEEDED = {
     "list_type": "a list",
     "string_type": "a text",
 }
-_WITHIN: dict[str, type[_Strict]] = {"panels": LayerConfig, "policy": PolicyConfig, "prompt": PromptConfig}
+_WITHIN: dict[str, type[_Strict]] = {
+    "panels": LayerConfig,
+    "policy": PolicyConfig,
+    "prompt": PromptConfig,
+    "budget": BudgetConfig,
+}
 
 
 def _said(error: ValidationError) -> str:

@@ -4,7 +4,8 @@ MoAError
 ├── MoAConfigError (also ValueError)    it was built wrong: said before any model is asked
 └── MoARunError (also RuntimeError)     it failed while running
     ├── QuorumError                     a layer got too few answers
-    └── FinalError                      the final model, and every fallback of it, failed
+    ├── FinalError                      the final model, and every fallback of it, failed
+    └── BudgetExceededError             what comes next would cost more than its budget has left
 
 Every message is one line: what, why, and what would be valid. A secret never reaches one (see `clean`).
 """
@@ -15,9 +16,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moa_graph.receipt import Receipt
     from moa_graph.state import Proposal
 
-__all__ = ["FinalError", "MoAConfigError", "MoAError", "MoARunError", "QuorumError", "clean", "describe"]
+__all__ = [
+    "BudgetExceededError",
+    "FinalError",
+    "MoAConfigError",
+    "MoAError",
+    "MoARunError",
+    "QuorumError",
+    "clean",
+    "describe",
+]
 
 _SECRET = re.compile(
     r"\b(?:(?:sk|pk|tgp|gsk|xai|key|hf)[-_][A-Za-z0-9*_-]{6,}|AIza[A-Za-z0-9_-]{20,})|(?i:bearer)\s+\S+"
@@ -41,13 +52,22 @@ class MoARunError(MoAError, RuntimeError):
         super().__init__(message)
         self.proposals = list(proposals)
         """Every proposal known when it failed, the answered ones too: nothing paid for is lost."""
+        self.receipt: Receipt | None = None
+        """What the run had asked until then, and what that cost. `None` where an edit failed, and nothing was asked."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.proposals)
+        return type(self), (str(self), self.proposals), {"receipt": self.receipt}
 
 
 class QuorumError(MoARunError):
     """A layer got fewer answers than its quorum. Names each proposer that failed, and why."""
+
+
+class BudgetExceededError(MoARunError):
+    """What comes next would cost more than the budget has left. With a checkpointer the thread is resumable.
+
+    `proposals` holds what this run's layers had answered.
+    """
 
 
 class FinalError(MoARunError):

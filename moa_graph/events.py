@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "FinalStarted",
     "LayerDone",
+    "LayerLeftOut",
     "LayerStarted",
     "ProposerDone",
     "ProposerFirstToken",
@@ -93,6 +94,15 @@ class LayerDone(TypedDict):
     seconds: float
 
 
+class LayerLeftOut(TypedDict):
+    """A layer is not asked. `why`: in one line."""
+
+    type: Literal["moa.layer_left_out"]
+    run: str
+    layer: int
+    why: str
+
+
 class FinalStarted(TypedDict):
     """The final model is asked; again for each fallback, with why the one before it failed in `error`."""
 
@@ -111,7 +121,9 @@ class Done(TypedDict):
     receipt: Receipt
 
 
-Event = LayerStarted | ProposerStarted | ProposerFirstToken | ProposerDone | LayerDone | FinalStarted | Done
+Event = (
+    LayerStarted | ProposerStarted | ProposerFirstToken | ProposerDone | LayerDone | LayerLeftOut | FinalStarted | Done
+)
 Tell = Callable[[Any], None]
 
 _ENDED: Final = {"ok": "moa.proposer_answered", "cut": "moa.proposer_cut"}

@@ -10,15 +10,17 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
+from moa_graph.budget import Budget
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
 from moa_graph.errors import MoAConfigError
+from moa_graph.final import final
 from moa_graph.models import Model
-from moa_graph.nodes import aggregate, final, propose
-from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seats
+from moa_graph.nodes import Terms, aggregate, propose
+from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seated, seats
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
-from moa_graph.state import LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
+from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
 
 __all__ = ["create_layer", "create_moa"]
 
@@ -44,10 +46,9 @@ def create_layer(
     Raises MoAConfigError when built, QuorumError when run.
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
-    seated = seats(layer, panel, _checked(policy, cache))
-    return _layer(
-        seated, _prompt(prompt), stream_proposers, checkpointer=checkpointer, store=store, cache=cache, name=name
-    )
+    members = seats(layer, panel, _checked(policy, cache))
+    terms = Terms(members, [], _prompt(prompt), stream_proposers)
+    return _layer(terms, LayerOutput, checkpointer=checkpointer, store=store, cache=cache, name=name)
 
 
 def create_moa(
@@ -57,7 +58,7 @@ def create_moa(
     *,
     policy: LayerPolicy | None = None,
     prompt: str | Prompt = AGGREGATE_AND_SYNTHESIZE,
-    budget: None = None,
+    budget: Budget | None = None,
     stream_proposers: bool = False,
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
@@ -70,40 +71,41 @@ def create_moa(
     aggregator: the final model; in a list, the next one is asked when one fails before its first token.
     layers: counted as the paper counts, the final model being the last; 3 by default, or one more than the
     panels given. `layers=1` is a plain call, 2 is MoA-Lite's shape, 3 is MoA's. Calls: n·(layers-1)+1.
-    prompt: what the references follow, a text or a `Prompt`. stream_proposers: let their tokens
-    stream too (LangGraph passes a subgraph's tokens on with `subgraphs=True`).
+    prompt: what the references follow, a text or a `Prompt`. budget: what a run may spend. stream_proposers: let
+    their tokens stream too (LangGraph passes a subgraph's tokens on with `subgraphs=True`).
 
     Raises MoAConfigError when built: an empty panel, `layers` below 1, a name twice, a quorum above the panel,
     an unknown provider, a missing key or package. Raises QuorumError and FinalError when run.
     """
     policy, said = _checked(policy, cache), _prompt(prompt)
-    if budget is not None:
-        raise MoAConfigError("budget is not available yet: leave it out")
     made: dict[int, Model] = {}
     panels = [seats(i, panel, policy, made) for i, panel in enumerate(_panels(proposers, layers), 1)]
     last = len(panels) + 1
 
     finals = _finals(aggregator, last, policy)
+    _check_budget(budget, [seat for group in [*panels, finals] for seat in group])
 
     moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
     for i, panel in enumerate(panels, 1):
-        moa.add_node(f"layer_{i}", _layer(panel, said, stream_proposers, cache=cache, name=f"layer_{i}"))
-    moa.add_node("final", final(finals, Answers(cache)), metadata=_metadata("final", last, finals[0]))
+        terms = Terms(panel, finals, said, stream_proposers)
+        moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
+    moa.add_node("final", final(finals, Answers(cache), said), metadata=_metadata("final", last, finals[0]))
 
     steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
     for before, after in pairwise(steps):
         moa.add_edge(before, after)
     compiled = moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name)
-    return CompiledMoA(**vars(_each_run_anew(compiled)))
+    return CompiledMoA(budget=budget, **vars(_each_run_anew(compiled)))
 
 
-def _layer(panel: list[Seat], prompt: Prompt, stream: bool, *, cache: BaseCache[Any] | None, **compile_: Any) -> Graph:
+def _layer(terms: Terms, output: type, *, cache: BaseCache[Any] | None, **compile_: Any) -> Graph:
+    panel = terms.panel
     number, policy = panel[0].layer, panel[0].layer_policy
-    layer = StateGraph(LayerState, input_schema=LayerInput, output_schema=LayerOutput)
-    join = aggregate(number, len(panel), policy.quorum, prompt)
+    layer = StateGraph(LayerState, input_schema=LayerInput, output_schema=output)
+    join = aggregate(number, len(panel), policy.quorum, terms.prompt)
     layer.add_node("aggregate", join, metadata=_metadata("aggregate", number))
     for seat in panel:
-        node = propose(seat, Answers(cache), stream=stream)
+        node = propose(seat, Answers(cache), terms)
         layer.add_node(seat.name, node, metadata=_metadata("proposer", number, seat))
         layer.add_edge(START, seat.name)
         layer.add_edge(seat.name, "aggregate")
@@ -153,10 +155,23 @@ def _finals(aggregator: ProposerLike | Sequence[ProposerLike], layer: int, polic
         model = one if isinstance(one, Proposer) else Proposer(one)
         if model.samples != 1:
             raise MoAConfigError("the aggregator answers once: samples goes with proposers")
-        resolved = model.resolve("aggregator" if len(given) == 1 else f"aggregator {slot}")
-        own = policy.but(timeout=model.timeout, retries=model.retries)
-        made.append(Seat(layer, slot, model.name or "final", resolved, model.system, own, policy))
+        where = "aggregator" if len(given) == 1 else f"aggregator {slot}"
+        made.append(seated(layer, slot, model.name or "final", model.resolve(where), model, policy, where))
     return made
+
+
+def _check_budget(budget: Any, everyone: Sequence[Seat]) -> None:
+    """Raises MoAConfigError for what is no budget, and for a model without a price where $ are limited."""
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
+        raise MoAConfigError(f"budget is {budget!r}: give a Budget, such as Budget(usd=0.05), or None")
+    for one in everyone if budget.usd is not None else ():
+        if one.model.is_one_call and one.prices.price(one.known_as) is None:
+            raise MoAConfigError(
+                f"budget: usd needs the price of every model, and that of {one.model.id} is unknown: "
+                "give it a price, or limit tokens or calls"
+            )
 
 
 def _prompt(prompt: str | Prompt) -> Prompt:
@@ -178,7 +193,7 @@ def _each_run_anew(graph: Graph) -> Graph:
     entry = write.writes[0]  # type: ignore[attr-defined]
 
     def mapper(given: Any) -> list[tuple[str, Any]]:
-        fresh = {"proposals": None, "synthesis": "", **dict(entry.mapper(given) or ())}
+        fresh = {"proposals": None, "synthesis": "", "carry": None, **dict(entry.mapper(given) or ())}
         return list(fresh.items())
 
     write.writes = (entry._replace(mapper=mapper), *write.writes[1:])  # type: ignore[attr-defined]

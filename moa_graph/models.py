@@ -78,6 +78,14 @@ class Model:
             inner = inner.bound
         return isinstance(inner, BaseChatModel)
 
+    @property
+    def provider(self) -> str | None:
+        """Whose model it is, as LangChain says; `None` for what is no chat model."""
+        inner: Any = self.runnable
+        while isinstance(inner, RunnableBindingBase):
+            inner = inner.bound
+        return inner._get_ls_params().get("ls_provider") if isinstance(inner, BaseChatModel) else None
+
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""
         given = {"messages": list(messages)} if self.takes_state else list(messages)

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from moa_graph import fit
 from moa_graph.errors import MoAConfigError
 from moa_graph.models import UNSET, Model, ModelLike, _Unset, resolve
 from moa_graph.policy import LayerPolicy, checked
+from moa_graph.prices import Price, Prices
 
-__all__ = ["Layer", "Proposer", "Seat", "seats"]
+__all__ = ["Layer", "Proposer", "Seat", "seated", "seats"]
 
 RESERVED: Final = {"__start__", "__end__", "aggregate", "final", "messages", "proposals", "synthesis"}
 _NAME: Final = re.compile(r"[^:|\s][^:|\n]*")
@@ -25,7 +27,9 @@ class Proposer:
     given as a string, and to an object only where given; `None`: do not send. `samples=n` asks it n times
     (n > 1 of one model: the paper's single-proposer setting). `system` is its own system prompt. `timeout`
     (seconds) and `retries` go before the layer's policy. `base_url`: any OpenAI-compatible endpoint;
-    `api_key_env`: the variable its key stands in. `parameters`: further keywords of the model.
+    `api_key_env`: the variable its key stands in. `parameters`: further keywords of the model. `price` goes before
+    the known one ($ per million tokens). `context_window` (tokens, prompt and answer together) goes before what
+    LangChain's profile of the model says.
     """
 
     model: ModelLike
@@ -39,6 +43,8 @@ class Proposer:
     base_url: str | None = None
     api_key_env: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
+    context_window: int | None = None
 
     def resolve(self, where: str) -> Model:
         """The model behind this proposer. Raises MoAConfigError, naming `where`."""
@@ -81,6 +87,34 @@ class Seat:
     policy: LayerPolicy
     """Its own: the layer's, with the proposer's own timeout and retries."""
     layer_policy: LayerPolicy
+    prices: Prices
+    room: int | None
+    """Tokens that a prompt may take; `None`: unknown."""
+
+    @property
+    def known_as(self) -> list[str]:
+        """The names that its model goes by in a list of prices, the most telling one first."""
+        name, provider = self.model.id, self.model.provider
+        return [f"{provider}:{name}", name] if provider and ":" not in name else [name]
+
+
+def seated(layer: int, slot: int, name: str, model: Model, proposer: Proposer, policy: LayerPolicy, where: str) -> Seat:
+    """Seat one proposer, or a final model. Raises MoAConfigError for a price or a window that is none."""
+    window = proposer.context_window
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise MoAConfigError(f"{where}: context_window is {window!r}: a whole number of tokens is needed")
+    if proposer.price is not None and not isinstance(proposer.price, Price):
+        raise MoAConfigError(f"{where}: price is {proposer.price!r}: give moa_graph.prices.Price(input=…, output=…)")
+    own = policy.but(timeout=proposer.timeout, retries=proposer.retries)
+    prices = Prices({model.id: proposer.price} if proposer.price else None).load()
+    return Seat(layer, slot, name, model, proposer.system, own, policy, prices, _room(model, window))
+
+
+def _room(model: Model, window: int | None) -> int | None:
+    said = model.parameters.get("max_tokens")
+    if window is None:
+        return fit.window(model.runnable, said)
+    return max(0, window - (said or min(fit.RESERVE, window // 4)))
 
 
 def seats(layer: int, panel: Layer, policy: LayerPolicy, made: dict[int, Model] | None = None) -> list[Seat]:
@@ -102,7 +136,7 @@ def seats(layer: int, panel: Layer, policy: LayerPolicy, made: dict[int, Model] 
         resolved[id(proposer)] = made[id(given)]
     names = _names(repeated, resolved, where)
     return [
-        Seat(layer, slot, name, resolved[id(p)], p.system, policy.but(timeout=p.timeout, retries=p.retries), policy)
+        seated(layer, slot, name, resolved[id(p)], p, policy, where)
         for slot, (name, p) in enumerate(zip(names, repeated, strict=True), 1)
     ]
 

@@ -229,6 +229,7 @@ def _base(price: Any) -> float:
     return float(getattr(price, "base", price))
 
 
+@functools.lru_cache(maxsize=1024)
 def _listed(models: tuple[str, ...], provider: str | None) -> _Listed | None:
     """The model as `genai-prices` lists it, by the name that is the most exact: what was reported goes first."""
     from genai_prices import Usage, calc_price

@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage, SystemMessage
 
 from moa_graph.errors import MoAConfigError
 
-__all__ = ["AGGREGATE_AND_SYNTHESIZE", "Envelope", "Prompt", "x_next"]
+__all__ = ["AGGREGATE_AND_SYNTHESIZE", "Envelope", "Fit", "Prompt", "x_next"]
 
 AGGREGATE_AND_SYNTHESIZE = """\
 Several models have each answered the user's latest message on their own; you find their responses below. \
@@ -25,6 +25,7 @@ Responses from models:"""
 """What the paper's Table 1 asks of an aggregator, in our own words."""
 
 Envelope = Literal["paper", "sealed"]
+Fit = Literal["trim", "drop", "error"]
 
 _MARK = re.compile(r"<(?=/?\s*response\b)", re.IGNORECASE)
 
@@ -43,13 +44,17 @@ class Prompt:
     marks with a code that no proposer can know, so that a response cannot end its own and begin another or
     an instruction; it does not keep a model from being persuaded by what it reads.
     `shuffle` shows the references in an order drawn anew for each layer, against position bias.
+    `fit` says what to do where they do not fit the context window of the model that reads them (see
+    `moa_graph.fit`): `"trim"` shortens the long ones, `"drop"` leaves out the longest, `"error"` asks that model
+    nothing. The receipt says which model did not read what.
 
-    Raises MoAConfigError for an empty text or an unknown envelope.
+    Raises MoAConfigError for an empty text, an unknown envelope or an unknown fit.
     """
 
     text: str = AGGREGATE_AND_SYNTHESIZE
     envelope: Envelope = "paper"
     shuffle: bool = False
+    fit: Fit = "trim"
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -58,23 +63,29 @@ class Prompt:
             raise MoAConfigError("the prompt is empty: give the instruction that the references follow")
         if self.envelope not in get_args(Envelope):
             raise MoAConfigError(f"unknown envelope {self.envelope!r}: one of {', '.join(get_args(Envelope))}")
+        if self.fit not in get_args(Fit):
+            raise MoAConfigError(f"unknown fit {self.fit!r}: one of {', '.join(get_args(Fit))}")
 
     def synthesis(self, responses: Sequence[str]) -> str:
         """⊕[responses]: the instruction, then each response as `"\\n{k}. {response}"`, k from 1."""
+        return self.placed(responses)[0]
+
+    def placed(self, responses: Sequence[str]) -> tuple[str, list[list[int]]]:
+        """⊕[responses], and where each of them stands in it, as it is shown: from, to."""
         shown = [response.strip() for response in responses]
         if self.shuffle:
             random.SystemRandom().shuffle(shown)
-        if self.envelope == "paper":
-            return self.text + "".join(f"\n{k}. {response}" for k, response in enumerate(shown, 1))
-        nonce = secrets.token_hex(8)
-        return (
-            self.text
-            + _SEALED.format(nonce=nonce)
-            + "".join(
-                f"\n<response {k} {nonce}>\n{_MARK.sub('&lt;', r)}\n</response {k} {nonce}>"
-                for k, r in enumerate(shown, 1)
-            )
-        )
+        nonce = secrets.token_hex(8) if self.envelope == "sealed" else ""
+        text, spans = self.text, list[list[int]]()
+        if nonce:
+            text += _SEALED.format(nonce=nonce)
+            shown = [_MARK.sub("&lt;", response) for response in shown]
+        for k, response in enumerate(shown, 1):
+            before, after = (f"\n<response {k} {nonce}>\n", f"\n</response {k} {nonce}>") if nonce else (f"\n{k}. ", "")
+            text += before
+            spans.append([len(text), len(text) + len(response)])
+            text += response + after
+        return text, spans
 
 
 def x_next(conversation: Sequence[BaseMessage], synthesis: str = "", system: str | None = None) -> list[BaseMessage]:

@@ -1,14 +1,14 @@
-"""Who answered, how long it took, and what it used: `messages[-1].response_metadata["moa"]`."""
+"""Who answered, how long it took, what it used and cost: `messages[-1].response_metadata["moa"]`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from moa_graph.state import Proposal
+from moa_graph.state import Fitting, Proposal
 
-__all__ = ["Call", "LayerReceipt", "Receipt", "receipt"]
+__all__ = ["Call", "LayerReceipt", "Receipt", "final_call", "known", "receipt", "total", "usage_of"]
 
 
 class Call(TypedDict):
@@ -17,12 +17,22 @@ class Call(TypedDict):
     proposer: str
     model: str
     status: str
+    """That of a proposal; of a final model also `unasked`, in the receipt of a run that failed before."""
     seconds: float
     attempts: int
     calls: NotRequired[int]
     """Requests sent to providers, where they are not the attempts: an agent or a nested mixture makes several."""
     usage: dict[str, int]
     """Empty where nothing was reported; of an agent or a nested mixture: of all its calls."""
+    cost_usd: float | None
+    """By list price (see `moa_graph.prices`). `None`: unknown - a model without a known price, an answer without
+    usage, or one that was cut while the provider was counting."""
+    cost_usd_at_least: NotRequired[float]
+    """Where the cost is unknown: what is known of it."""
+    tflops: float | None
+    """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown (see `moa_graph.flops`)."""
+    fit: NotRequired[Fitting]
+    """Which references it did not read whole: they did not fit its context window."""
     error: str | None
     """Type and message; of a final model that answered: why those before it failed."""
     cached: bool
@@ -54,11 +64,23 @@ class Receipt(TypedDict):
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
+    cost_usd: float | None
+    """Of all calls of this run; `None` where that of any is unknown."""
+    cost_usd_at_least: float
+    """The sum of what is known."""
+    tflops_critical: float | None
+    """The paper's figure (section 3.4): each layer's largest answer, summed over the layers and the final model."""
+    tflops_total: float | None
+    """Of all calls of this run."""
     seconds: float
     critical_path_seconds: float
+    stopped: str | None
+    """Why layers were left out; `None`: none was."""
 
 
-def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float | None = None) -> Receipt:
+def receipt(
+    proposals: Sequence[Proposal], final: Call, run: str, seconds: float | None = None, stopped: str | None = None
+) -> Receipt:
     """The receipt of a run that ends with `final`; `run` tells what this run asked from what it found done."""
     layers = [
         _layer(number, [_call(p, run) for p in members])
@@ -75,9 +97,33 @@ def receipt(proposals: Sequence[Proposal], final: Call, run: str, seconds: float
         input_tokens=_sum("input_tokens", counted),
         cached_input_tokens=_sum("cached_input_tokens", counted),
         output_tokens=_sum("output_tokens", counted),
+        cost_usd=total(call.get("cost_usd") for call in counted),
+        cost_usd_at_least=known(call.get("cost_usd") or call.get("cost_usd_at_least") for call in counted),
+        tflops_critical=total([*(_largest(layer["proposals"]) for layer in layers), final.get("tflops")]),
+        tflops_total=total(call.get("tflops") for call in counted),
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
         critical_path_seconds=round(path, 3),
+        stopped=stopped,
     )
+
+
+def final_call(status: str, model: str = "") -> Call:
+    """A final model's part in a run without an answer, before what it used is put in."""
+    return Call(
+        proposer="final", model=model, status=status, seconds=0.0, attempts=0, usage={}, cost_usd=0.0, tflops=0.0,
+        error=None, cached=False, resumed=False,
+    )  # fmt: skip
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum; `None` where any of them is unknown."""
+    given = list(values)
+    return None if None in given else known(given)
+
+
+def known(values: Iterable[float | None]) -> float:
+    """The sum of those that are known."""
+    return round(float(sum(value for value in values if value is not None)), 9)
 
 
 def _sum(tokens: str, calls: Sequence[Call]) -> int:
@@ -98,6 +144,11 @@ def _slowest(calls: Sequence[Call]) -> float:
     return max((call["seconds"] for call in calls if call["status"] == "ok"), default=0.0)
 
 
+def _largest(calls: Sequence[Call]) -> float | None:
+    answered = [call["tflops"] for call in calls if call["status"] == "ok"]
+    return None if None in answered else max((value for value in answered if value is not None), default=0.0)
+
+
 def _call(proposal: Proposal, run: str) -> Call:
     call = Call(
         proposer=proposal["proposer"],
@@ -106,12 +157,15 @@ def _call(proposal: Proposal, run: str) -> Call:
         seconds=proposal["seconds"],
         attempts=proposal["attempts"],
         usage=proposal.get("usage", {}),
+        cost_usd=proposal.get("cost_usd"),
+        tflops=proposal.get("tflops"),
         error=proposal.get("error"),
         cached=proposal.get("cached", False),
         resumed=proposal.get("run", run) != run,
     )
-    if "calls" in proposal:
-        call["calls"] = proposal["calls"]
+    for name in ("calls", "cost_usd_at_least", "fit"):
+        if name in proposal:
+            call[name] = proposal[name]
     return call
 
 

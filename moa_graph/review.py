@@ -30,7 +30,8 @@ _STATUSES: Final = ("ok", "error", "timeout", "cut")
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "layer": (int,), "slot": (int,), "proposer": (str,), "model": (str,), "status": (str,), "content": (str,),
     "error": (str,), "usage": (dict,), "seconds": (int, float), "attempts": (int,), "calls": (int,),
-    "cached": (bool,), "run": (str,), "edited": (bool,),
+    "cached": (bool,), "run": (str,), "edited": (bool,), "cost_usd": (int, float, type(None)),
+    "cost_usd_at_least": (int, float), "tflops": (int, float, type(None)), "fit": (dict,),
 }  # fmt: skip
 _SAID: Final = {int: "a whole number", str: "a text", dict: "a mapping", bool: "true or false", float: "a number"}
 

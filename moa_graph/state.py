@@ -7,6 +7,9 @@ from langgraph.graph import MessagesState
 from typing_extensions import TypedDict
 
 __all__ = [
+    "Carry",
+    "Fitting",
+    "InnerLayerOutput",
     "LayerInput",
     "LayerOutput",
     "LayerState",
@@ -15,6 +18,13 @@ __all__ = [
     "Proposal",
     "merge_proposals",
 ]
+
+
+class Fitting(TypedDict):
+    """What was done to references that did not fit: their numbers, as they were numbered before."""
+
+    trimmed: list[int]
+    dropped: list[int]
 
 
 class Proposal(TypedDict):
@@ -41,6 +51,14 @@ class Proposal(TypedDict):
     """How often it was asked, retries included."""
     calls: NotRequired[int]
     """Requests sent to providers, where they are not the attempts: an agent or a nested mixture makes several."""
+    cost_usd: NotRequired[float | None]
+    """By list price; `None`: unknown."""
+    cost_usd_at_least: NotRequired[float]
+    """Where the cost is unknown: what is known of it."""
+    tflops: NotRequired[float | None]
+    """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown."""
+    fit: NotRequired[Fitting]
+    """Which references it did not read whole: they did not fit its context window."""
     cached: NotRequired[bool]
     """The response came from the cache: nothing was asked."""
     run: NotRequired[str]
@@ -63,12 +81,26 @@ def merge_proposals(old: Sequence[Proposal] | None, new: Sequence[Proposal] | No
     return [kept[key] for key in sorted(kept)]
 
 
+class Carry(TypedDict):
+    """What the next layer must know beside the synthesis."""
+
+    spans: list[list[int]]
+    """Where each reference stands in the synthesis: from, to."""
+    length: int
+    """Of that synthesis, in characters."""
+    spent: list[float]
+    """By the layers before: $, tokens, calls."""
+    stopped: str
+    """Why no further layer is asked; `""`: the next one is."""
+
+
 class MoAState(MessagesState, total=False):
     """The state of a mixture. Input: `messages`. Output: `messages` and `proposals`."""
 
     proposals: Annotated[list[Proposal], merge_proposals]
     synthesis: str
     """⊕[…] of the last finished layer: x_{i+1} = synthesis + x_1 (paper, eq. 1)."""
+    carry: Carry
 
 
 class MoAOutput(MessagesState, total=False):
@@ -77,6 +109,7 @@ class MoAOutput(MessagesState, total=False):
 
 class LayerInput(MessagesState, total=False):
     synthesis: str
+    carry: Carry
 
 
 class LayerState(MessagesState, total=False):
@@ -84,8 +117,15 @@ class LayerState(MessagesState, total=False):
 
     proposals: Annotated[list[Proposal], merge_proposals]
     synthesis: str
+    carry: Carry
 
 
 class LayerOutput(TypedDict, total=False):
     proposals: Annotated[list[Proposal], merge_proposals]
     synthesis: str
+
+
+class InnerLayerOutput(LayerOutput, total=False):
+    """Of a layer in a mixture."""
+
+    carry: Carry

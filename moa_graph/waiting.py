@@ -8,7 +8,7 @@ only those that raised.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from langgraph.errors import GraphInterrupt
 from moa_graph.errors import QuorumError
 from moa_graph.events import LayerStarted, Tell, proposer_done
 from moa_graph.policy import LayerPolicy
+from moa_graph.run import Run
 from moa_graph.state import Proposal
 
 __all__ = ["KEY", "LayerRun", "too_few"]
@@ -43,10 +44,13 @@ class LayerRun:
         earlier: Callable[[], Awaitable[Mapping[int, Proposal] | None]],
         kept: Callable[[set[int]], Awaitable[None]],
         at_once: int | None = None,
-        run: str = "",
+        run: Run | None = None,
         tell: Tell | None = None,
     ) -> None:
-        self.run, self._tell_event = run, tell
+        self.run, self._tell_event = run or Run(), tell
+        self.number, self.left_out = layer, ""
+        self._refused: str | None = None
+        self._one_at_a_time, self._told = asyncio.Lock(), False
         self._began = time.monotonic()
         self._layer, self._size, self._policy = layer, size, policy
         self._turns = asyncio.Semaphore(at_once or size)
@@ -71,11 +75,27 @@ class LayerRun:
             self._tell_event(event)
 
     def arrive(self, slot: int, tell: Tell) -> None:
-        """`slot` has begun, perhaps in a queue. The first to arrive tells that the layer has."""
-        if not self._arrived:
-            self._tell_event = self._tell_event or tell
-            self.tell(LayerStarted(type="moa.layer_started", run=self.run, layer=self._layer, asked=self._size))
+        """`slot` has begun."""
+        self._tell_event = self._tell_event or tell
         self._arrived.add(slot)
+
+    async def refused(self, hold: Callable[[Sequence[Proposal]], str]) -> str:
+        """What the first to arrive is told by `hold`, which is given those that were answered in an earlier run."""
+        async with self._one_at_a_time:
+            if self._refused is None:
+                await self._know_earlier()
+                self._refused = hold([*(self._earlier or {}).values()])
+        return self._refused
+
+    def leave_out(self, why: str) -> None:
+        """Nobody of this layer is asked."""
+        self.left_out = why
+
+    def start(self) -> None:
+        """A proposer is asked, perhaps after a time in a queue. The first of them tells that the layer has begun."""
+        if not self._told:
+            self._told = True
+            self.tell(LayerStarted(type="moa.layer_started", run=self.run.id, layer=self._layer, asked=self._size))
 
     def limit(self, slot: int) -> asyncio.Timeout:
         """The time `slot` has, its place in a queue included: until the grace ends."""
@@ -100,7 +120,8 @@ class LayerRun:
         """Take in an outcome, and give it back when the layer may go on. Raises QuorumError."""
         slot = proposal["slot"]
         self._outcomes[slot] = proposal
-        self.tell(proposer_done(proposal, self.run))
+        self.run.asked.append(proposal)
+        self.tell(proposer_done(proposal, self.run.id))
         await self._know_earlier()
         if proposal["status"] == "ok":
             if task := asyncio.current_task():
@@ -179,7 +200,9 @@ class LayerRun:
     def _error(self) -> QuorumError:
         known = self._known()
         proposals = [known[slot] for slot in sorted(known)]
-        return too_few(self._layer, self._policy.quorum, self._size, proposals)
+        error = too_few(self._layer, self._policy.quorum, self._size, proposals)
+        error.receipt = self.run.receipt()
+        return error
 
 
 def too_few(layer: int, quorum: int, asked: int, proposals: list[Proposal]) -> QuorumError:

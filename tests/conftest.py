@@ -34,10 +34,12 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep runs and threads apart from those of whoever runs the tests."""
+    """Keep runs, threads and prices apart from those of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
-        patch.delenv("MOA_GRAPH_STATS", raising=False)
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for name in ("MOA_GRAPH_STATS", "MOA_GRAPH_PRICES"):
+            patch.delenv(name, raising=False)
         yield
 
 

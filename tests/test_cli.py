@@ -170,8 +170,8 @@ def test_receipt(moa: Moa, mixture: Path, server: RecordingServer):
     assert ["1", "a", "a", "ok"] in [row[:4] for row in rows]
     assert ["1", "b", "openai:b", "error"] in [row[:4] for row in rows]
     assert ["2", "final", "c", "ok"] in [row[:4] for row in rows]
-    sums = next(row for row in rows if len(row) == 4 and row[1] == "3")
-    assert [int(n.replace(",", "")) for n in sums[2:]] == [
+    sums = next(row for row in rows if len(row) == 5 and row[1] == "3")
+    assert [int(n.replace(",", "")) for n in sums[2:4]] == [
         sum(r.prompt_tokens for r in server.requests if r.outcome == "ok"),
         sum(r.completion_tokens for r in server.requests if r.outcome == "ok"),
     ]
@@ -185,8 +185,8 @@ def test_receipt_tells_what_prefix_caches_had(moa: Moa, mixture: Path, server: R
     lines = moa("ask", "Why?", "-c", "two.yaml", "--receipt").err.splitlines()
     head = next(line for line in lines if line.split()[:2] == ["layer", "proposer"])
     row = next(line for line in lines if line.split()[:2] == ["1", "b"])
-    assert head.split()[-3:] == ["in", "cached", "out"]
-    assert row.split()[-2] == "1"
+    assert head.split()[-4:] == ["in", "cached", "out", "$"]
+    assert row.split()[-3] == "1"
 
 
 def test_cache(moa: Moa, mixture: Path, server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

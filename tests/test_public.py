@@ -16,15 +16,16 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
-    {"answers", "flops", "prices", "remote", "retry"},
-    {"models", "receipt", "events", "fit", "review", "waiting", "testing", "local"},
+    {"answers", "flops", "prices", "remote", "retry", "budget", "receipt"},
+    {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"},
     {"panel"},
-    {"asking"},
+    {"asking", "reading", "estimate"},
     {"nodes"},
+    {"final"},
     {"graph"},
     {"config"},
     {"advice", "chat_answer", "chat_run", "within"},
-    {"choose", "form", "stats"},
+    {"choose", "form"},
     {"chat_model", "studio", "boxes", "draw"},
     {"cli", "eval"},
 ]

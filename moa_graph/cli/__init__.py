@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moa_graph import __version__
-from moa_graph.cli import ask, chat, doctor, draw, presets, stats
+from moa_graph.cli import ask, chat, doctor, draw, estimate, presets, stats
 from moa_graph.cli.terminal import say
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
+app.command("estimate")(estimate.estimate)
 app.add_typer(presets.app, name="presets")
 app.command("draw")(draw.draw)
 app.command("doctor")(doctor.doctor)

@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_graph.cli.options import CacheOption, ConfigOption, LayersOption, announce, cache_on_disk, chosen
-from moa_graph.cli.terminal import between, say, starting, write
+from moa_graph.cli.options import CacheOption, ConfigOption, LayersOption, announce, asked_for, cache_on_disk, chosen
+from moa_graph.cli.terminal import between, is_terminal, say, starting, write
 
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
 
 __all__ = ["ask"]
 
-_EXAMPLE = 'moa ask "Why is the sky blue?"'
+
+def _usd(given: str) -> float:
+    try:
+        usd = float(given)
+    except ValueError:
+        usd = 0.0
+    if not 0 < usd < float("inf"):
+        raise typer.BadParameter(f"a number of $ above 0 is needed, not {given!r}")
+    return usd
 
 
 def ask(
@@ -32,10 +40,19 @@ def ask(
     review: Annotated[
         bool, typer.Option("--review", help="Stop behind each layer: read, edit, drop or add proposals.")
     ] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Say what it is going to take, and ask before asking.")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", metavar="USD", parser=_usd, help="Stop before a layer that would cost more.", show_default=False
+        ),
+    ] = None,
     cache: CacheOption = False,
 ) -> None:
     """Ask a mixture. The answer goes to standard output, everything else to standard error."""
-    asked = _question(question or [])
+    asked = asked_for(question or [], "moa ask")
     with starting():
         from moa_graph.cli import receipt
         from moa_graph.cli.recording import recorded
@@ -43,8 +60,14 @@ def ask(
 
         setting()  # a mistake in it is told before anybody is asked
         choice = chosen(config, layers)
-        graph = choice.build(cache=cache_on_disk() if cache else None, **(_kept() if review else {}))
+        graph = choice.build(
+            cache=cache_on_disk() if cache else None,
+            **(_kept() if review else {}),
+            **({} if budget is None else {"budget": _limit(choice, budget)}),
+        )
     announce(choice)
+    if confirm:
+        _confirm(choice, asked)
     with recorded(choice.name, graph, asked) as answered:
         state = _run(graph, asked, stream=not as_json, review=review)
         answered(state["messages"][-1], state["proposals"] if review else None)
@@ -57,6 +80,27 @@ def ask(
         if show_receipt:
             receipt.show(state["messages"][-1].response_metadata["moa"])
         say(f"{choice.name}: {receipt.summary(state['messages'][-1].response_metadata['moa'])}")
+
+
+def _limit(choice: "Choice", usd: float) -> Any:
+    from dataclasses import replace
+
+    from moa_graph.budget import Budget
+
+    own = choice.config.budget
+    return replace(own.budget(), usd=usd) if own else Budget(usd=usd)
+
+
+def _confirm(choice: "Choice", question: str) -> None:
+    """Raises MoAConfigError where nobody is there to ask, and leaves where they say no."""
+    from moa_graph.cli.estimate import show
+    from moa_graph.errors import MoAConfigError
+
+    show(choice.config.estimate(question), sys.stderr)
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise MoAConfigError("--confirm asks on a terminal, and this is none: use moa estimate, or --budget USD")
+    if not typer.confirm("Ask?", err=True):
+        raise typer.Exit(1)
 
 
 def _kept() -> dict[str, Any]:
@@ -77,37 +121,6 @@ def _run(graph: Any, question: str, *, stream: bool, review: bool) -> dict[str, 
 
         return run_reviewed(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None)
     return asyncio.run(run(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None))
-
-
-def _question(words: list[str]) -> str:
-    from moa_graph.errors import MoAConfigError
-
-    if len(words) > 1:
-        raise MoAConfigError(f"the question is {len(words)} words: put quotes around it, as in {_EXAMPLE}")
-    if sys.stdout is None:
-        raise MoAConfigError("standard output is closed: there is nowhere to put the answer")
-    question = _read() if words in ([], ["-"]) else words[0]
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise MoAConfigError("the question is not UTF-8 text: convert it first, with iconv for instance") from error
-    if not question.strip():
-        raise MoAConfigError(f"the question is empty: {_EXAMPLE}, or pipe it in")
-    return question.strip()
-
-
-def _read() -> str:
-    from moa_graph.errors import MoAConfigError
-
-    if sys.stdin is None or sys.stdin.isatty():
-        return ""
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise MoAConfigError(
-            f"standard input is not {error.encoding.upper()} text (byte {error.start + 1}): convert it first, "
-            "with iconv for instance"
-        ) from error
 
 
 def _as_json(choice: "Choice", state: dict[str, Any]) -> dict[str, Any]:

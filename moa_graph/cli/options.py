@@ -1,6 +1,7 @@
 """Options that several commands share, and what they mean."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
 
-__all__ = ["CacheOption", "ConfigOption", "LayersOption", "announce", "cache_on_disk", "chosen"]
+__all__ = ["CacheOption", "ConfigOption", "LayersOption", "announce", "asked_for", "cache_on_disk", "chosen"]
 
 
 def _layers(given: str) -> int:
@@ -78,3 +79,36 @@ def cache_on_disk() -> Any:
         return SqliteCache[Any](path=str(folder / "answers.sqlite"))
     except (OSError, Error) as error:
         raise MoAConfigError(f"{folder / 'answers.sqlite'} cannot be used as a cache: {error}") from error
+
+
+def asked_for(words: list[str], command: str) -> str:
+    """The question that a command was given, or standard input. Raises MoAConfigError where there is none."""
+    from moa_graph.errors import MoAConfigError
+
+    example = f'{command} "Why is the sky blue?"'
+    if len(words) > 1:
+        raise MoAConfigError(f"the question is {len(words)} words: put quotes around it, as in {example}")
+    if sys.stdout is None:
+        raise MoAConfigError("standard output is closed: there is nowhere to put the answer")
+    question = _read() if words in ([], ["-"]) else words[0]
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise MoAConfigError("the question is not UTF-8 text: convert it first, with iconv for instance") from error
+    if not question.strip():
+        raise MoAConfigError(f"the question is empty: {example}, or pipe it in")
+    return question.strip()
+
+
+def _read() -> str:
+    from moa_graph.errors import MoAConfigError
+
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise MoAConfigError(
+            f"standard input is not {error.encoding.upper()} text (byte {error.start + 1}): convert it first, "
+            "with iconv for instance"
+        ) from error

@@ -13,11 +13,11 @@ from moa_graph.cli.terminal import draws, is_terminal, safe, say
 
 if TYPE_CHECKING:
     from moa_graph.receipt import Call, Receipt
-    from moa_graph.state import Proposal
+    from moa_graph.state import Fitting, Proposal
 
-__all__ = ["show", "show_proposals", "summary"]
+__all__ = ["dollars", "money", "show", "show_proposals", "summary"]
 
-_NUMBERS = 36  # columns that everything but names and status takes
+_NUMBERS = 45  # columns that everything but names and status takes
 _CACHED = 8  # and how many more where providers' prefix caches were hit
 _SHORTEST = 12
 _WIDE = 200  # columns where nobody looks on
@@ -30,8 +30,29 @@ def summary(receipt: "Receipt") -> str:
     calls, tokens = receipt["calls"], receipt["input_tokens"]
     return (
         f"{calls} call{'s' * (calls != 1)}{layers}, {tokens:,} token{'s' * (tokens != 1)} in and "
-        f"{receipt['output_tokens']:,} out, {receipt['seconds']:.1f} s"
+        f"{receipt['output_tokens']:,} out, {_cost(receipt)}{receipt['seconds']:.1f} s"
     )
+
+
+def _cost(receipt: "Receipt") -> str:
+    """Nothing where it is known to be nothing: the embedded model."""
+    if "cost_usd" not in receipt or receipt["cost_usd"] == 0:
+        return ""
+    return money(receipt["cost_usd"], receipt["cost_usd_at_least"]) + ", "
+
+
+def money(usd: float | None, at_least: float) -> str:
+    """A sum in words; what is unknown is never 0."""
+    if usd is not None:
+        return f"${dollars(usd)}"
+    return f"$ unknown (at least ${dollars(at_least)})" if at_least else "$ unknown"
+
+
+def dollars(usd: float | None, at_least: float = 0.0) -> str:
+    """A sum as a column has it: cents and above with two digits that count, `12.3+` where there is more."""
+    if usd is None:
+        return f"{dollars(at_least)}+" if at_least else "?"
+    return "0" if usd == 0 else f"{usd:.2f}" if usd >= 1 else f"{usd:.2g}" if usd >= 1e-4 else f"{usd:.1e}"
 
 
 def show_proposals(proposals: Sequence["Proposal"]) -> None:
@@ -58,9 +79,21 @@ def show(receipt: "Receipt") -> None:
     for number, call in calls:
         _row(table, str(number), call, cached=bool(receipt.get("cached_input_tokens")))
     console.print(table)
+    if receipt.get("stopped"):
+        say(receipt["stopped"] or "")
+    for _, call in calls:
+        if fitting := call.get("fit"):
+            say(f"{call['proposer']}: {_unread(fitting)}")
     reasons = [f"{call['proposer']}: {call['error']}" for _, call in calls if call.get("error")]
     for reason in dict.fromkeys(reasons):
         say(reason)
+
+
+def _unread(fitting: "Fitting") -> str:
+    """Which references somebody did not read whole."""
+    parts = [("shortened", fitting["trimmed"]), ("left out", fitting["dropped"])]
+    told = [f"{what}: {', '.join(map(str, numbers))}" for what, numbers in parts if numbers]
+    return f"its references did not fit its context window; {'; '.join(told)}"
 
 
 def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
@@ -80,6 +113,7 @@ def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
         ("in", f"{receipt['input_tokens']:,}"),
         *([("cached", f"{receipt['cached_input_tokens']:,}")] if cached else []),
         ("out", f"{receipt['output_tokens']:,}"),
+        ("$", dollars(receipt.get("cost_usd"), receipt.get("cost_usd_at_least", 0.0))),
     ):
         table.add_column(name, footer=total, justify="right", no_wrap=True)
     return table
@@ -96,6 +130,7 @@ def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
         f"{call['seconds']:.1f}",
         str(call.get("calls", call["attempts"])),
         *(f"{usage[name]:,}" if name in usage else "" if name.startswith("cached") else "?" for name in tokens),
+        dollars(call.get("cost_usd"), call.get("cost_usd_at_least", 0.0)),
     )
 
 

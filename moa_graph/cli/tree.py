@@ -135,6 +135,9 @@ class Tree:
         if kind == "layer_done":
             said = f"{event['answered']} of {event['asked']} answered, {event['seconds']:.1f} s"
             self._panels[event["layer"] - 1].said = said
+        elif kind == "layer_left_out":
+            self._panels[event["layer"] - 1].said = "left out"
+            return f"layer {event['layer']} is left out: {event['why']}"
         elif kind == "final_started":
             return self._final_started(event)
         elif kind == "done":

@@ -1,0 +1,173 @@
+"""What a run may spend: checked before each layer with what that layer is going to cost, and before the final model.
+
+create_moa(..., budget=Budget(usd=0.05))                      # each run by itself
+create_moa(..., budget=Budget(usd=5, shared=True))            # all runs together, of a batch for instance
+create_moa(..., budget=Budget(calls=20, on_exceed="answer"))  # no error: an answer from what there is
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, get_args
+
+from moa_graph.errors import MoAConfigError
+
+__all__ = ["USUAL_OUTPUT", "Amount", "Budget", "Holding", "OnExceed", "Purse"]
+
+OnExceed = Literal["stop", "answer"]
+
+USUAL_OUTPUT: Final = 500
+"""Output tokens that are expected of an answer nothing else is known of, where `max_tokens` allows them: the
+paper's models and their kind write about that much on AlpacaEval."""
+
+
+class Amount(NamedTuple):
+    """Something spent: $, tokens (in and out together), calls."""
+
+    usd: float = 0.0
+    tokens: float = 0
+    calls: float = 0
+
+    def plus(self, other: "Amount") -> "Amount":
+        return Amount(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: "Amount") -> "Amount":
+        return Amount(*(a - b for a, b in zip(self, other, strict=True)))
+
+    @classmethod
+    def sum(cls, amounts: Sequence["Amount"]) -> "Amount":
+        whole = cls()
+        for amount in amounts:
+            whole = whole.plus(amount)
+        return whole
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend. Limits that are `None` do not limit.
+
+    usd: by list price (`moa_graph.prices`); every model's price must be known then. tokens: in and out together.
+    calls: requests to providers, further attempts included.
+    on_exceed: `"stop"` raises BudgetExceededError, the proposals are kept, and a thread is resumed with a higher
+    budget. `"answer"` leaves out the layers that are too dear, and the final model answers with what there is: its
+    call is set aside before every layer but the first. The receipt says so in `stopped`.
+    shared: one budget for all runs of all graphs it is given to, in this process; else each run has its own.
+
+    A layer is expected to cost its prompts, and of each model `USUAL_OUTPUT` tokens or `max_tokens`, whichever is
+    less. What a call really used counts as soon as it has ended, so that a run goes over by no more than the calls
+    that were in flight. What an agent or a graph asks within counts once it has answered.
+
+    Raises MoAConfigError for a limit that is not a positive number, for none, or for another word in `on_exceed`.
+    """
+
+    usd: float | None = None
+    tokens: int | None = None
+    calls: int | None = None
+    on_exceed: OnExceed = "stop"
+    shared: bool = False
+    _purse: "Purse | None" = field(default=None, repr=False, compare=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.usd is self.tokens is self.calls is None:
+            raise MoAConfigError("the budget limits nothing: give usd, tokens or calls")
+        for name in ("usd", "tokens", "calls"):
+            _limit(name, getattr(self, name), whole=name != "usd")
+        if self.on_exceed not in get_args(OnExceed):
+            raise MoAConfigError(f"budget: on_exceed is {self.on_exceed!r}: one of {', '.join(get_args(OnExceed))}")
+        if not isinstance(self.shared, bool):
+            raise MoAConfigError(f"budget: shared is {self.shared!r}: True or False")
+        if self.shared:
+            object.__setattr__(self, "_purse", Purse(self))
+
+    def purse(self) -> "Purse":
+        """What one run spends from."""
+        return self._purse or Purse(self)
+
+
+def _limit(name: str, value: object, *, whole: bool) -> None:
+    if value is None:
+        return
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value <= 0:
+        needed = "a whole number of at least 1" if whole else "a number of $ above 0"
+        raise MoAConfigError(f"budget: {name} is {value!r}: {needed} is needed, or None")
+
+
+class Purse:
+    """What has been spent of a budget, and what is held back for calls in flight. Any thread may use it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._limits = (budget.usd, budget.tokens, budget.calls)
+        self._spent, self._held = Amount(), Amount()
+        self._lock = threading.Lock()
+
+    def begin(self, spent: Amount) -> None:
+        """A layer begins in whose thread this much was spent before; a shared purse knows better."""
+        with self._lock:
+            if not self.budget.shared:
+                self._spent = spent
+
+    def hold(self, needs: Sequence[Amount], aside: Amount = Amount(), *, anyway: bool = False) -> str:  # noqa: B008
+        """Hold back `needs`, if there is that much, and `aside` too; else why not, in one line.
+
+        `anyway`: also where it is too much.
+        """
+        whole = Amount.sum(needs)
+        with self._lock:
+            if not anyway and (why := self._refused(whole.plus(aside))):
+                return why
+            self._held = self._held.plus(whole)
+            return ""
+
+    def settle(self, held: Amount, used: Amount) -> None:
+        """Calls have ended that this was held back for."""
+        with self._lock:
+            self._held, self._spent = self._held.minus(held), self._spent.plus(used)
+
+    def _refused(self, need: Amount) -> str:
+        gone = self._spent.plus(self._held)
+        for limit, spent, needed, said in zip(self._limits, gone, need, _SAID, strict=True):
+            if limit is not None and spent + needed > limit * (1 + 1e-9):
+                about = "about " if said is not _calls else ""
+                return f"{about}{said(needed)} more would be needed, {said(spent)} of {said(limit)} are spent"
+        return ""
+
+
+class Holding:
+    """What is held back for one model's answer, until it has ended."""
+
+    def __init__(self, purse: Purse | None, need: Amount) -> None:
+        self._purse, self._need, self._attempts = purse, need, 1
+
+    def again(self) -> bool:
+        """Whether there is enough for another attempt; then that is held back too."""
+        if self._purse and self._purse.hold([self._need]):
+            return False
+        self._attempts += 1
+        return True
+
+    def settle(self, used: Amount, *, known: bool) -> None:
+        """It has ended. Where not all that it used is known, it took what was expected of it, or more."""
+        if self._purse is None:
+            return
+        held = Amount(*(part * self._attempts for part in self._need))
+        if not known:
+            used = Amount(*(max(pair) for pair in zip(used, self._need, strict=True)))
+        self._purse.settle(held, used)
+
+
+def _usd(value: float) -> str:
+    return f"${value:.4g}"
+
+
+def _tokens(value: float) -> str:
+    return f"{value:,.0f} token{'s' * (value != 1)}"
+
+
+def _calls(value: float) -> str:
+    return f"{value:.0f} call{'s' * (value != 1)}"
+
+
+_SAID: Final = (_usd, _tokens, _calls)

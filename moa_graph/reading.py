@@ -1,0 +1,89 @@
+"""What a model reads: x_i, with references that fit its context window; and what its answer is expected to take."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from moa_graph import fit
+from moa_graph.budget import USUAL_OUTPUT, Amount
+from moa_graph.errors import MoAConfigError
+from moa_graph.panel import Seat
+from moa_graph.prompts import Prompt, x_next
+from moa_graph.state import Fitting
+
+__all__ = ["asked", "expected", "likely_output", "read", "spent"]
+
+State = Any
+
+
+def asked(state: State) -> list[BaseMessage]:
+    """x_1, the conversation. Raises MoAConfigError where there is none."""
+    if not (messages := state.get("messages")):
+        raise MoAConfigError('there is no message to answer: give {"messages": [("user", "…")]}')
+    return list(messages)
+
+
+async def read(seat: Seat, state: State, prompt: Prompt) -> tuple[list[BaseMessage], Fitting | None]:
+    """x_i as `seat` reads it, and what had to be done to its references; `None`: it reads them whole.
+
+    Raises DoesNotFit where the prompt's `fit` is "error".
+    """
+    conversation, synthesis = asked(state), state.get("synthesis", "")
+    whole = x_next(conversation, synthesis, seat.system)
+    if seat.room is None or not (references := _references(state)) or fit.about_messages(whole) <= seat.room:
+        return whole, None
+    shown = replace(prompt, shuffle=False)
+    bare = x_next(conversation, shown.placed([""] * len(references))[0], seat.system)
+    count = fit.counter(seat.model.runnable)
+    room = seat.room - await _tokens(bare, count)
+    fitted = await fit.fit(references, room, prompt.fit, count)
+    if not (fitted.trimmed or fitted.dropped):
+        return whole, None
+    synthesis = shown.synthesis(fitted.references) if fitted.references else ""
+    return x_next(conversation, synthesis, seat.system), Fitting(trimmed=fitted.trimmed, dropped=fitted.dropped)
+
+
+async def _tokens(messages: Sequence[BaseMessage], count: fit.Counter | None) -> int:
+    """How long a prompt is, exactly where that is known."""
+    texts = [message.content for message in messages if isinstance(message.content, str)]
+    if count is None or len(texts) < len(messages):
+        return fit.about_messages(messages)
+    return await count("\n".join(texts)) + fit.PER_MESSAGE * len(texts)
+
+
+def _references(state: State) -> list[str]:
+    """The references in the synthesis; none where somebody else has written it."""
+    synthesis, carry = state.get("synthesis", ""), state.get("carry") or {}
+    if carry.get("length") != len(synthesis):
+        return []
+    return [synthesis[start:end] for start, end in carry["spans"]]
+
+
+def expected(seat: Seat, state: State) -> Amount:
+    """What an answer of `seat` is expected to take: its prompt, and USUAL_OUTPUT tokens or its `max_tokens`."""
+    tokens = fit.about_messages(x_next(asked(state), state.get("synthesis", ""), seat.system))
+    output = likely_output(seat.model.parameters.get("max_tokens"))
+    usd = seat.prices.cost(seat.known_as, {"input_tokens": tokens, "output_tokens": output})
+    return Amount(usd or 0.0, tokens + output, 1)
+
+
+def likely_output(max_tokens: int | None) -> int:
+    """Output tokens that are expected of an answer."""
+    return USUAL_OUTPUT if max_tokens is None else min(USUAL_OUTPUT, max_tokens)
+
+
+def spent(calls: Sequence[Any]) -> Amount:
+    """What proposals took, as far as it is known."""
+    return Amount.sum(
+        [
+            Amount(
+                p.get("cost_usd") or p.get("cost_usd_at_least") or 0.0,
+                p.get("usage", {}).get("input_tokens", 0) + p.get("usage", {}).get("output_tokens", 0),
+                p.get("calls", p["attempts"]),
+            )
+            for p in calls
+            if not p.get("cached")
+        ]
+    )

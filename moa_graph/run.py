@@ -1,0 +1,56 @@
+"""One run of a mixture: which one it is, since when, and what it has asked so far."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from langchain_core.runnables import RunnableConfig
+
+from moa_graph.budget import Amount, Holding, Purse
+from moa_graph.errors import BudgetExceededError
+from moa_graph.receipt import Receipt, final_call, receipt
+from moa_graph.state import Proposal
+
+__all__ = ["RUN", "Run", "exceeded", "run_of"]
+
+RUN: Final = "__moa_run"
+"""Where a run stands in `config["configurable"]`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. A resumed thread is another run. `started`: `time.monotonic()`."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: float = field(default_factory=time.monotonic)
+    purse: Purse | None = None
+    """What it may spend; `None`: whatever it takes."""
+    asked: list[Proposal] = field(default_factory=list)
+    """Every proposal made in this run, the failed ones too, as they ended."""
+
+    def holding(self, need: Callable[[], Amount]) -> Holding:
+        """What was held back for a model that is asked now."""
+        return Holding(self.purse, need() if self.purse else Amount())
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def receipt(self) -> Receipt:
+        """What a run that failed before its final model has asked."""
+        made = sorted(self.asked, key=lambda proposal: (proposal["layer"], proposal["slot"]))
+        return receipt(made, final_call("unasked"), self.id, self.seconds)
+
+
+def exceeded(why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:
+    """The error of a run that may not go on."""
+    error = BudgetExceededError(f"{why}; what was answered is kept: resume the thread with a higher budget", proposals)
+    error.receipt = spent
+    return error
+
+
+def run_of(config: RunnableConfig) -> Run:
+    """The run that a node is part of."""
+    return config["configurable"][RUN]  # type: ignore[no-any-return]
