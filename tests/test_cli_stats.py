@@ -135,7 +135,9 @@ def test_off(moa: Moa, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MOA_GRAPH_STATS", "off")
     assert moa("ask", "Why?").code == 0
     assert not place().exists()
-    record(made(call()), config="mine")
+    with monkeypatch.context() as before:
+        before.delenv("MOA_GRAPH_STATS")
+        record(made(call()), config="mine")
     ran = moa("stats")
     assert (ran.code, ran.out) == (0, "")
     assert ran.err == "MOA_GRAPH_STATS is off: no run is kept, and none is read\n"
