@@ -335,22 +335,22 @@ def _longest(sizes: Mapping[int, int]) -> int:
 async def _shortened(text: str, size: int, share: int, count: Callable[[str], Awaitable[int]]) -> str:
     """The beginning of `text`, in at most `share` of its `size` tokens; "" where there is none.
 
-    What fits is foreseen by weight and verified by `count`; a foresight that was wrong is scaled by what was counted.
+    What fits is foreseen by weight, in proportion between a length that fits and one that does not, and verified.
     """
     if count is _estimate:
         return _cut(text, 100 * share)
-    best = ""
-    budget = _weight(text) * share // size
+    best, aim = "", share
+    low, low_count, high, high_count = 0, 0, _weight(text), size
     for _ in range(_TRIES):
+        budget = low + (high - low) * (aim - low_count) // (high_count - low_count)
         if not (piece := _cut(text, budget)) or piece == best:
             break
-        if (counted := await count(piece)) <= share:
-            best = max(best, piece, key=len)
+        if (counted := await count(piece)) > share:
+            high, high_count, aim = budget, counted, max(low_count, int(share * _ENOUGH))
+        else:
+            best, low, low_count = piece, budget, counted
             if counted >= share * _ENOUGH:
                 break
-        elif best:
-            break
-        budget = int(budget * share / max(counted, 1) * (1 if counted <= share else _ENOUGH))
     return best
 
 
