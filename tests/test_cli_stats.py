@@ -62,12 +62,13 @@ def test_a_question_is_kept_once(moa: Moa, options: tuple[str, ...]):
 
 
 def test_a_failed_question_is_kept(moa: Moa, server: RecordingServer):
-    """A run that fails is kept with the reason, which the command tells as it does otherwise."""
+    """A run that fails is kept with its calls and the reason, which the command tells as it does otherwise."""
     server.script("b", Behaviour(status=400, error="Why? is no question", latency=0.3))
     assert "Why? is no question" in moa("ask", "Why?").failed()
     [[status, error]] = rows("SELECT status, error FROM runs")
     assert (status, error.partition(": ")[0]) == ("failed", "QuorumError")
     assert "Why?" not in error
+    assert rows(CALLS.format(1)) == [("proposer", "openai:a", "ok", 0, 0), ("proposer", "openai:b", "error", 0, 0)]
 
 
 def test_an_answer_from_the_cache_is_kept_as_such(moa: Moa, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -217,7 +218,11 @@ def test_sums_and_models(moa: Moa, server: RecordingServer):
     assert first.startswith("2 runs since 20")
     assert first.endswith(", 1 failed")
     assert " calls, " in calls
-    assert {line[0] for line in table(ran)} >= {"openai:a", "openai:b", "openai:c"}
+    assert {line[0]: line[1:4] for line in table(ran)[1:]} == {
+        "openai:a": ["2", "2", "0"],
+        "openai:b": ["2", "1", "1"],
+        "openai:c": ["1", "1", "0"],
+    }
     told = f"kept in {place()}: no text of questions and answers; MOA_GRAPH_STATS=off switches it off\n"
     assert (ran.code, ran.err) == (0, told)
 
