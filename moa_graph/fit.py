@@ -56,10 +56,10 @@ PER_MESSAGE: Final = 8
 MEDIA: Final[Mapping[str, int]] = {"image": 1600, "audio": 4000, "video": 16000, "file": 16000}
 """Tokens that a content block which is no text counts for, whatever its size."""
 
-# Hundredths of tokens per character. Of nine tokenizers (GPT-4's and GPT-4o's, Claude 2, Llama 2 and 3, Mistral, Gemma 3,
-# Qwen 3, SmolLM2) none needs more than the sum in 983 of 987 texts: 90 languages, code, numbers, base64; the others
-# are drawings made of signs, runs of blanks, piled-up accents and the rarest Han. English is estimated at twice what
-# GPT-4o needs.
+# Hundredths of tokens per character. Of nine tokenizers (GPT-4's and GPT-4o's, Claude 2, Llama 2 and 3, Mistral,
+# Gemma 3, Qwen 3, SmolLM2) none needs more than the sum in 983 of 987 texts: 90 languages, code, numbers, base64; the
+# others are drawings made of signs, runs of blanks, piled-up accents and the rarest Han. English is estimated at twice
+# what GPT-4o needs.
 # The letters that English words are mostly made of weigh little; the others stand for rare words and random text.
 _ASCII: Final = [
     (b"ehinorst", 22),
