@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 from moa_graph.errors import MoAConfigError
 
@@ -52,7 +53,8 @@ class Budget:
     on_exceed: `"stop"` raises BudgetExceededError, the proposals are kept, and a thread is resumed with a higher
     budget. `"answer"` leaves out the layers that are too dear, and the final model answers with what there is: its
     call is set aside before every layer but the first. The receipt says so in `stopped`.
-    shared: one budget for all runs of all graphs it is given to, in this process; else each run has its own.
+    shared: one budget for all runs of all graphs it is given to, in this process; else each run has its own. A run
+    begins where there is enough for all of it: ten runs at once are not stopped half-way, each without an answer.
 
     A layer is expected to cost its prompts, and of each model `USUAL_OUTPUT` tokens or `max_tokens`, whichever is
     less. What a call really used counts as soon as it has ended, so that a run goes over by no more than the calls
@@ -101,6 +103,7 @@ class Purse:
         self.budget = budget
         self._limits = (budget.usd, budget.tokens, budget.calls)
         self._spent, self._held = Amount(), Amount()
+        self._promised = WeakKeyDictionary[object, Amount]()  # a run that was cancelled is gone from it
         self._lock = threading.Lock()
 
     def begin(self, spent: Amount) -> None:
@@ -109,41 +112,50 @@ class Purse:
             if not self.budget.shared:
                 self._spent = spent
 
-    def hold(self, needs: Sequence[Amount], aside: Amount = Amount(), *, anyway: bool = False) -> str:  # noqa: B008
-        """Hold back `needs`, if there is that much, and `aside` too; else why not, in one line.
+    def hold(self, run: object, needs: Sequence[Amount], aside: Amount | None = None, *, anyway: bool = False) -> str:
+        """Hold back `needs` for a run, if there is that much, and `aside` for the rest of it; else why not.
 
-        `anyway`: also where it is too much.
+        `aside`: in place of what was set aside for the run before; `None`: that stays. `anyway`: also where it is
+        too much.
         """
         whole = Amount.sum(needs)
         with self._lock:
-            if not anyway and (why := self._refused(whole.plus(aside))):
+            rest = self._promised.get(run, Amount()) if aside is None else aside
+            others = Amount.sum([amount for other, amount in self._promised.items() if other is not run])
+            if not anyway and (why := self._refused(whole.plus(rest), others)):
                 return why
-            self._held = self._held.plus(whole)
+            self._held, self._promised[run] = self._held.plus(whole), rest
             return ""
+
+    def end(self, run: object) -> None:
+        """A run has ended: nothing is promised to it any more."""
+        with self._lock:
+            self._promised.pop(run, None)
 
     def settle(self, held: Amount, used: Amount) -> None:
         """Calls have ended that this was held back for."""
         with self._lock:
             self._held, self._spent = self._held.minus(held), self._spent.plus(used)
 
-    def _refused(self, need: Amount) -> str:
-        gone = self._spent.plus(self._held)
+    def _refused(self, need: Amount, others: Amount) -> str:
+        gone = self._spent.plus(self._held).plus(others)
+        taken = "spent, or set aside for other runs" if any(others) else "spent"
         for limit, spent, needed, said in zip(self._limits, gone, need, _SAID, strict=True):
             if limit is not None and spent + needed > limit * (1 + 1e-9):
                 about = "about " if said is not _calls else ""
-                return f"{about}{said(needed)} more would be needed, {said(spent)} of {said(limit)} are spent"
+                return f"{about}{said(needed)} more would be needed, {said(spent)} of {said(limit)} are {taken}"
         return ""
 
 
 class Holding:
     """What is held back for one model's answer, until it has ended."""
 
-    def __init__(self, purse: Purse | None, need: Amount) -> None:
-        self._purse, self._need, self._attempts = purse, need, 1
+    def __init__(self, purse: Purse | None, run: object, need: Amount) -> None:
+        self._purse, self._run, self._need, self._attempts = purse, run, need, 1
 
     def again(self) -> bool:
         """Whether there is enough for another attempt; then that is held back too."""
-        if self._purse and self._purse.hold([self._need]):
+        if self._purse and self._purse.hold(self._run, [self._need]):
             return False
         self._attempts += 1
         return True

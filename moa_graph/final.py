@@ -11,6 +11,7 @@ from langgraph.errors import GraphBubbleUp
 
 from moa_graph.asking import Asking
 from moa_graph.bill import UNKNOWN, Bill
+from moa_graph.budget import Amount, Purse
 from moa_graph.cache import Answers
 from moa_graph.errors import FinalError, MoAError
 from moa_graph.events import Done, FinalStarted, Tell
@@ -19,8 +20,8 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
 from moa_graph.reading import asked, expected, read, spent
 from moa_graph.receipt import Call, Receipt, final_call, receipt
-from moa_graph.run import exceeded, run_of
-from moa_graph.state import Fitting
+from moa_graph.run import Run, exceeded, run_of
+from moa_graph.state import Fitting, Proposal
 
 __all__ = ["final"]
 
@@ -44,8 +45,8 @@ def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
         if run.purse:
             run.purse.begin(spent(made))
         for seat in seats:
-            if run.purse and (why := run.purse.hold([expected(seat, state)], anyway=bool(stopped and made))):
-                raise exceeded(f"before the final model the budget is too small: {why}", made, told(tally.call(seat)))
+            if run.purse and (why := _refused(run.purse, run, expected(seat, state), made)):
+                raise exceeded(run, f"before the final model {why}", made, told(tally.call(seat)))
             held = run.holding(lambda: expected(seat, state))  # noqa: B023
             ask, bill = Asking(seat, answers, config, may_again=held.again), UNKNOWN
             tell(_final_started(seat, run.id, tally.failures))
@@ -65,10 +66,12 @@ def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
                 if ask.began or seat is seats[-1]:
                     failure = FinalError(f"the final model failed: {'; '.join(tally.failures)}", made)
                     failure.receipt = told(tally.call(seat, "error"))
+                    run.end()
                     raise failure from error
                 continue
             finally:
                 held.settle(spent([counted(ask, bill)]), known=bill.cost_usd is not None)
+            run.end()
             tally.add(ask, bill)
             moa = told(tally.call(seat, "ok", ask, fitting))
             tell(Done(type="moa.done", run=run.id, receipt=moa))
@@ -77,6 +80,13 @@ def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
         raise AssertionError("a mixture has a final model")
 
     return Node("final", call)
+
+
+def _refused(purse: Purse, run: Run, need: Amount, made: Sequence[Proposal]) -> str:
+    """Hold back what the final model is going to take; else why not. From what there is, it may always answer."""
+    anyway = purse.budget.on_exceed == "answer" and bool(made)
+    why = purse.hold(run, [need], Amount(), anyway=anyway)
+    return why and f"the budget is too small: {why}"
 
 
 class Tally:

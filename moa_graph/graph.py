@@ -47,7 +47,7 @@ def create_layer(
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
     members = seats(layer, panel, _checked(policy, cache))
-    terms = Terms(members, [], _prompt(prompt), stream_proposers)
+    terms = Terms(members, [], [], _prompt(prompt), stream_proposers)
     return _layer(terms, LayerOutput, checkpointer=checkpointer, store=store, cache=cache, name=name)
 
 
@@ -87,7 +87,7 @@ def create_moa(
 
     moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
     for i, panel in enumerate(panels, 1):
-        terms = Terms(panel, finals, said, stream_proposers)
+        terms = Terms(panel, panels[i:], finals, said, stream_proposers)
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     moa.add_node("final", final(finals, Answers(cache), said), metadata=_metadata("final", last, finals[0]))
 

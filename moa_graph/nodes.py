@@ -17,8 +17,8 @@ from moa_graph.events import LayerDone, LayerLeftOut, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, read, spent
-from moa_graph.run import exceeded
+from moa_graph.reading import asked, expected, likely_output, read, spent
+from moa_graph.run import Run, exceeded
 from moa_graph.state import Carry, Proposal
 from moa_graph.waiting import KEY, LayerRun, too_few
 
@@ -43,9 +43,10 @@ class Node(Runnable[State, dict[str, Any]]):
 
 
 class Terms(NamedTuple):
-    """What the seats of one layer share: who else is asked, who gives the answer at the end, and the prompt."""
+    """What the seats of one layer share: who else is asked in it, who in later ones and at the end, and the prompt."""
 
     panel: Sequence[Seat]
+    later: Sequence[Sequence[Seat]]
     finals: Sequence[Seat]
     prompt: Prompt
     stream: bool
@@ -108,23 +109,37 @@ async def _left_out(layer: LayerRun, state: State, terms: Terms) -> bool:
     if carry.get("stopped"):
         layer.leave_out(carry["stopped"])
     elif (purse := layer.run.purse) is not None:
-        if not (why := await layer.refused(lambda earlier: _hold(purse, earlier, state, terms))):
+        if not (why := await layer.refused(lambda earlier: _hold(layer.run, purse, earlier, state, terms))):
             return False
         why = f"from layer {layer.number} on the budget is too small: {why}"
         if purse.budget.on_exceed == "stop":
-            raise exceeded(why, layer.run.asked, layer.run.receipt())
+            raise exceeded(layer.run, why, layer.run.asked, layer.run.receipt())
         layer.leave_out(why)
     return bool(layer.left_out)
 
 
-def _hold(purse: Purse, earlier: Sequence[Proposal], state: State, terms: Terms) -> str:
+def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, terms: Terms) -> str:
     """Hold back what those are going to take who have not answered `earlier`; else why that cannot be."""
     before = Amount(*(state.get("carry") or {}).get("spent", ()))
     purse.begin(before.plus(spent(earlier)))
     done = {p["slot"] for p in earlier}
     needs = [expected(seat, state) for seat in terms.panel if seat.slot not in done]
-    answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
-    return purse.hold(needs, expected(terms.finals[0], state) if answer else Amount())
+    if purse.budget.shared:
+        aside = _rest(state, terms)
+    else:
+        answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
+        aside = expected(terms.finals[0], state) if answer else Amount()
+    return purse.hold(run, needs, aside)
+
+
+def _rest(state: State, terms: Terms) -> Amount:
+    """What the layers behind this one, and the final model, are expected to take."""
+    rest, before = list[Amount](), terms.panel
+    for asked_next in [*terms.later, terms.finals[:1]]:
+        read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
+        rest += [expected(seat, state, more=read_too) for seat in asked_next]
+        before = asked_next
+    return Amount.sum(rest)
 
 
 class Aggregate(Node):

@@ -61,9 +61,12 @@ def _references(state: State) -> list[str]:
     return [synthesis[start:end] for start, end in carry["spans"]]
 
 
-def expected(seat: Seat, state: State) -> Amount:
-    """What an answer of `seat` is expected to take: its prompt, and USUAL_OUTPUT tokens or its `max_tokens`."""
-    tokens = fit.about_messages(x_next(asked(state), state.get("synthesis", ""), seat.system))
+def expected(seat: Seat, state: State, more: int = 0) -> Amount:
+    """What an answer of `seat` is expected to take: its prompt, and USUAL_OUTPUT tokens or its `max_tokens`.
+
+    `more`: tokens of references that are not in the state yet.
+    """
+    tokens = fit.about_messages(x_next(asked(state), state.get("synthesis", ""), seat.system)) + more
     output = likely_output(seat.model.parameters.get("max_tokens"))
     usd = seat.prices.cost(seat.known_as, {"input_tokens": tokens, "output_tokens": output})
     return Amount(usd or 0.0, tokens + output, 1)

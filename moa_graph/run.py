@@ -19,7 +19,7 @@ RUN: Final = "__moa_run"
 """Where a run stands in `config["configurable"]`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run. A resumed thread is another run. `started`: `time.monotonic()`."""
 
@@ -32,7 +32,12 @@ class Run:
 
     def holding(self, need: Callable[[], Amount]) -> Holding:
         """What was held back for a model that is asked now."""
-        return Holding(self.purse, need() if self.purse else Amount())
+        return Holding(self.purse, self, need() if self.purse else Amount())
+
+    def end(self) -> None:
+        """Nothing more is asked in this run."""
+        if self.purse:
+            self.purse.end(self)
 
     @property
     def seconds(self) -> float:
@@ -44,8 +49,9 @@ class Run:
         return receipt(made, final_call("unasked"), self.id, self.seconds)
 
 
-def exceeded(why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:
-    """The error of a run that may not go on."""
+def exceeded(run: Run, why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:
+    """The error of a run that may not go on, and ends here."""
+    run.end()
     error = BudgetExceededError(f"{why}; what was answered is kept: resume the thread with a higher budget", proposals)
     error.receipt = spent
     return error

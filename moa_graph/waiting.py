@@ -202,6 +202,7 @@ class LayerRun:
         proposals = [known[slot] for slot in sorted(known)]
         error = too_few(self._layer, self._policy.quorum, self._size, proposals)
         error.receipt = self.run.receipt()
+        self.run.end()
         return error
 
 
