@@ -14,7 +14,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2Stre
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.pregel.protocol import StreamProtocol
 
-from moa_graph.bill import NOTHING, UNKNOWN, Bill, bill_of, reported
+from moa_graph.bill import NOTHING, UNKNOWN, Bill, bill_of, bill_of_run, reported
 from moa_graph.cache import Answers
 from moa_graph.errors import describe
 from moa_graph.panel import Seat
@@ -141,6 +141,9 @@ class Asking:
         """What it cost, where it failed with `error` too."""
         if self.cached or not self.calls:
             return NOTHING
+        made = _receipt(self._answer, error)
+        if made and made["calls"] == self._within.made:  # all that was asked: it was a mixture, and knows its prices
+            return bill_of_run(made)
         if self._within.made:
             return self._within.bill
         if self._answer:
@@ -178,6 +181,11 @@ class Asking:
         answer = self._answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         await self._answers.keep(self._seat, messages, answer)
         return answer
+
+
+def _receipt(answer: AIMessage | None, error: Exception | None) -> Any:
+    """The receipt of a mixture that answered, or failed."""
+    return answer.response_metadata.get("moa") if answer else getattr(error, "receipt", None)
 
 
 def _unbilled(error: BaseException) -> bool:

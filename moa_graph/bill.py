@@ -1,7 +1,7 @@
 """What a call cost, in $ and in operations, as far as it is known."""
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple, NotRequired
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, NotRequired
 
 from langchain_core.messages import BaseMessage
 from typing_extensions import TypedDict
@@ -10,7 +10,7 @@ from moa_graph.flops import tflops
 from moa_graph.prices import Prices
 from moa_graph.receipt import known, total, usage_of
 
-__all__ = ["NOTHING", "UNKNOWN", "Bill", "bill_of", "reported"]
+__all__ = ["NOTHING", "UNKNOWN", "Bill", "bill_of", "bill_of_run", "reported"]
 
 
 class Told(TypedDict):
@@ -49,7 +49,7 @@ UNKNOWN: Final = Bill(None, 0.0, None)
 def bill_of(prices: Prices, known_as: Sequence[str], answer: BaseMessage) -> Bill:
     """What an answer cost, of a model that goes by the names `known_as` and by those that it reports."""
     if moa := answer.response_metadata.get("moa"):  # it was a mixture
-        return Bill(moa.get("cost_usd"), moa.get("cost_usd_at_least", 0.0), moa.get("tflops_total"))
+        return bill_of_run(moa)
     usage = usage_of(getattr(answer, "usage_metadata", None))
     names = [*known_as, *_reported_names(answer)]
     cost = prices.cost(names, usage)
@@ -60,6 +60,11 @@ def bill_of(prices: Prices, known_as: Sequence[str], answer: BaseMessage) -> Bil
         round(cost or 0.0, 9),
         None if operations is None else round(operations, 9),
     )
+
+
+def bill_of_run(receipt: Mapping[str, Any]) -> Bill:
+    """What a run cost, by its receipt, be it of a server that writes older ones."""
+    return Bill(receipt.get("cost_usd"), receipt.get("cost_usd_at_least", 0.0), receipt.get("tflops_total"))
 
 
 def reported(answer: BaseMessage) -> str | None:

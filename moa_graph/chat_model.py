@@ -18,6 +18,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from moa_graph.advice import fitted, identities, sampled
+from moa_graph.budget import Budget
 from moa_graph.chat_run import answer, awaited, chunks, iterated, speak
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError, clean
@@ -28,7 +29,7 @@ from moa_graph.within import OuterChatModel
 
 __all__ = ["ChatMoA"]
 
-_OWN: Final = ("config", "proposers", "aggregator", "layers", "policy", "prompt")
+_OWN: Final = ("config", "proposers", "aggregator", "layers", "policy", "prompt", "budget")
 _STANDARD: Final = ("temperature", "max_tokens", "api_key", "timeout", "max_retries", "stop")
 _SAMPLING: Final = ("temperature", "max_tokens")
 _GRAPHS: Final = 16  # for so many sets of tools and keywords a graph is kept
@@ -48,7 +49,8 @@ class ChatMoA(OuterChatModel):
     further keywords of a call.
 
     The answer's `usage_metadata` sums up all calls; its receipt is in `response_metadata["moa"]`. Raises
-    MoAConfigError when built, or when the final model cannot be given tools; QuorumError, FinalError when run.
+    MoAConfigError when built, or when the final model cannot be given tools; QuorumError, FinalError,
+    BudgetExceededError when run.
     """
 
     config: SkipValidation[str | Path | MoAConfig | None] = Field(default=None, frozen=True)
@@ -57,6 +59,7 @@ class ChatMoA(OuterChatModel):
     layers: SkipValidation[int | None] = Field(default=None, frozen=True)
     policy: SkipValidation[LayerPolicy | None] = Field(default=None, frozen=True)
     prompt: SkipValidation[str | Prompt | None] = Field(default=None, frozen=True)
+    budget: SkipValidation[Budget | None] = Field(default=None, frozen=True)
     temperature: float | None = Field(default=None, frozen=True)
     max_tokens: int | None = Field(default=None, frozen=True)
     timeout: float | None = Field(default=None, frozen=True)

@@ -217,6 +217,7 @@ class MoAConfig(_Strict):
             config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"file": beside})})
         try:
             config._own_prices()
+            config._budget()
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
         return config
@@ -244,7 +245,7 @@ class MoAConfig(_Strict):
             "layers": self.layers,
             "policy": self.policy.policy(),
             "prompt": self._prompt(),
-            "budget": self.budget and self.budget.budget(),
+            "budget": self._budget(),
             "stream_proposers": self.stream_proposers,
         }
 
@@ -281,6 +282,9 @@ class MoAConfig(_Strict):
         prices = self._own_prices()
         price = prices.get(model.model) or prices.get(model.model.partition(":")[2])
         return {"price": price, "context_window": model.context_window}
+
+    def _budget(self) -> Budget | None:
+        return self.budget.budget() if self.budget else None
 
     def _own_prices(self) -> dict[str, Price]:
         return read_prices(self.prices, folder=Path(), where="prices") if self.prices else {}

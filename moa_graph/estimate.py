@@ -100,7 +100,7 @@ def _messages(given: Any) -> list[BaseMessage]:
     if isinstance(given, Mapping):
         given = given.get("messages")
     made = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
-    if not made or not any(str(message.text).strip() or message.content for message in made):
+    if not made or not any(message.text.strip() or not isinstance(message.content, str) for message in made):
         raise MoAConfigError('there is no message to estimate for: give a question, or [("user", "…")]')
     return made
 

@@ -52,7 +52,7 @@ class Run:
 def exceeded(run: Run, why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:
     """The error of a run that may not go on, and ends here."""
     run.end()
-    error = BudgetExceededError(f"{why}; what was answered is kept: resume the thread with a higher budget", proposals)
+    error = BudgetExceededError(f"{why}; with a checkpointer, the thread goes on with a higher budget", proposals)
     error.receipt = spent
     return error
 

@@ -46,7 +46,7 @@ def ask(
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", metavar="USD", parser=_usd, help="Stop before a layer that would cost more.", show_default=False
+            "--budget", metavar="USD", parser=_usd, help="Leave out layers that would cost more.", show_default=False
         ),
     ] = None,
     cache: CacheOption = False,
@@ -88,7 +88,7 @@ def _limit(choice: "Choice", usd: float) -> Any:
     from moa_graph.budget import Budget
 
     own = choice.config.budget
-    return replace(own.budget(), usd=usd) if own else Budget(usd=usd)
+    return replace(own.budget(), usd=usd) if own else Budget(usd=usd, on_exceed="answer")
 
 
 def _confirm(choice: "Choice", question: str) -> None:

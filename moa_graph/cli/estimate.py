@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -65,14 +65,14 @@ def show(made: "Estimate", stream: TextIO | None) -> None:
 def _row(name: str, told: "Estimate | LayerEstimate") -> list[str]:
     from moa_graph.cli.receipt import dollars
 
-    operations = told.get("tflops_total", told.get("tflops"))
+    operations: Any = told.get("tflops_total", told.get("tflops"))
     return [
         name,
         str(told["calls"]),
         f"{told['input_tokens']:,}",
         f"{told['output_tokens']:,}",
         dollars(told["cost_usd"], told["cost_usd_at_least"]),
-        "?" if operations is None else f"{operations:,.1f}",
+        "?" if operations is None else f"{operations:,.3g}" if operations < 100 else f"{operations:,.0f}",
     ]
 
 

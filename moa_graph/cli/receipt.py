@@ -31,6 +31,7 @@ def summary(receipt: "Receipt") -> str:
     return (
         f"{calls} call{'s' * (calls != 1)}{layers}, {tokens:,} token{'s' * (tokens != 1)} in and "
         f"{receipt['output_tokens']:,} out, {_cost(receipt)}{receipt['seconds']:.1f} s"
+        + (f"; {receipt['stopped']}" if receipt.get("stopped") else "")
     )
 
 
@@ -79,8 +80,6 @@ def show(receipt: "Receipt") -> None:
     for number, call in calls:
         _row(table, str(number), call, cached=bool(receipt.get("cached_input_tokens")))
     console.print(table)
-    if receipt.get("stopped"):
-        say(receipt["stopped"] or "")
     for _, call in calls:
         if fitting := call.get("fit"):
             say(f"{call['proposer']}: {_unread(fitting)}")

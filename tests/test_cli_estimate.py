@@ -1,0 +1,109 @@
+"""`moa estimate`, and what `moa ask` does about money: `--confirm`, `--budget`, the receipt's column."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server import RecordingServer
+from tests.test_cli import Ran, moa, write  # noqa: F401 - a fixture
+
+Moa = Callable[..., Ran]
+PRICES = {f"openai:{name}": {"input": 1000, "output": 1000} for name in ("a", "b", "c")}
+
+
+@pytest.fixture
+def priced(server: RecordingServer, tmp_path: Path) -> Path:
+    return write(tmp_path / "priced.yaml", server.base_url, prices=PRICES, max_tokens=10, layers=3)
+
+
+def test_an_estimate_is_a_table(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """A row for each layer, one for the sum; nobody is asked."""
+    ran = moa("estimate", "Why?", "-c", "priced.yaml")
+    assert ran.code == 0
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert [row[:2] for row in rows[1:3]] == [["1", "2"], ["2", "2"]]
+    assert [row[:3] for row in rows[3:]] == [["final", "model", "1"], ["in", "all", "5"]]
+    assert "if every model is asked once and answers" in ran.err
+    assert server.requests == []
+
+
+def test_an_estimate_as_json(moa: Moa, priced: Path):  # noqa: F811
+    """`--json` prints what `config.estimate` gives."""
+    made = json.loads(moa("estimate", "Why?", "-c", "priced.yaml", "--json").out)
+    assert made["calls"] == 5
+    assert made["cost_usd"] == pytest.approx((made["input_tokens"] + made["output_tokens"]) / 1000)
+
+
+def test_an_unknown_price_is_told_as_unknown(moa: Moa, server: RecordingServer, tmp_path: Path):  # noqa: F811
+    """Never as 0, and with what is known."""
+    some = {name: PRICES[name] for name in ("openai:a",)}
+    write(tmp_path / "some.yaml", server.base_url, prices=some, max_tokens=10)
+    assert "$ unknown (at least $" in moa("estimate", "Why?", "-c", "some.yaml").err
+    ran = moa("ask", "Why?", "-c", "some.yaml", "--receipt")
+    rows = {row[1]: row[-1] for line in ran.err.splitlines() if len(row := line.split()) > 4 and row[3] == "ok"}
+    assert rows["b"] == rows["final"] == "?"
+    assert float(rows["a"]) > 0
+    assert "$ unknown (at least $" in ran.err.splitlines()[-1]
+
+
+def test_a_budget_leaves_layers_out(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """`--budget`: the answer comes from what there is, the line below it says why, and the spent sum is small."""
+    ran = moa("ask", "Why?", "-c", "priced.yaml", "--budget", "0.3")
+    assert ran.out == "answer of c #1\n"
+    assert "from layer 2 on the budget is too small" in ran.err.splitlines()[-1]
+    assert len(server.requests) == 3
+
+
+def test_a_budget_for_nothing_at_all(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """Where not even the final model fits, one line, exit code 1, and nobody was asked."""
+    ran = moa("ask", "Why?", "-c", "priced.yaml", "--budget", "0.001")
+    assert ran.code == 1
+    assert "the budget is too small" in ran.failed()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("given", ["-1", "0", "five", "nan", "inf"])
+def test_a_budget_that_is_none(moa: Moa, priced: Path, given: str):  # noqa: F811
+    """What is no sum is told, and what would be one."""
+    ran = moa("ask", "Why?", "-c", "priced.yaml", "--budget", given)
+    assert (ran.code, "a number of $ above 0 is needed" in ran.err) == (2, True)
+
+
+def test_a_budget_wants_prices(moa: Moa, server: RecordingServer, tmp_path: Path):  # noqa: F811
+    """The model whose price is unknown is named, and nobody is asked."""
+    write(tmp_path / "two.yaml", server.base_url)
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--budget", "1")
+    assert (ran.code, "that of openai:a is unknown" in ran.err) == (2, True)
+
+
+def test_confirming_wants_a_terminal(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """In a pipe nobody can say yes: the estimate, one line, exit code 2, and nobody was asked."""
+    ran = moa("ask", "Why?", "-c", "priced.yaml", "--confirm")
+    assert (ran.code, "--confirm asks on a terminal" in ran.err, "in all" in ran.err) == (2, True, True)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"prices": {"openai:a": {"input": -1, "output": 1}}}, "openai:a: input"),
+        ({"prices": {"openai:a": {"input": 1, "outputs": 1}}}, "outputs: unknown key; did you mean output"),
+        ({"prices": {"openai:a": 5}}, "prices"),
+        ({"prices": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"budget": {"usd": -5}}, "usd is -5"),
+        ({"budget": {"euro": 5}}, "euro: unknown key"),
+        ({"budget": {"calls": 5, "on_exceed": "pray"}}, "on_exceed"),
+    ],
+)
+def test_a_file_with_something_wrong(
+    moa: Moa, server: RecordingServer, tmp_path: Path, changes: dict[str, Any], why: str  # noqa: F811
+):  # fmt: skip
+    """The file and the key are named, before anybody is asked, and never with a traceback."""
+    write(tmp_path / "wrong.yaml", server.base_url, **changes)
+    for command in ("ask", "estimate"):
+        ran = moa(command, "Why?", "-c", "wrong.yaml")
+        assert (ran.code, why in ran.err, "Traceback" in ran.err) == (2, True, False), ran.err
+    assert server.requests == []
