@@ -163,8 +163,8 @@ def colour(whole: Box, receipt: Receipt | Sequence[Proposal]) -> None:
 
 
 def _colour(whole: Box, receipt: Receipt | Sequence[Proposal]) -> None:
-    calls = _calls(receipt)
-    fitting = [box for box in _mixtures(whole) if _fits(box, calls, whole=isinstance(receipt, Mapping))]
+    calls, ran = _calls(receipt), bool(receipt)
+    fitting = [box for box in _mixtures(whole) if ran and _fits(box, calls, whole=_is_whole(receipt))]
     if not fitting:
         names = ", ".join(dict.fromkeys(name for layer in calls.values() for name in layer)) or "no proposers"
         raise MoAConfigError(f"the receipt is of another mixture: one of {len(calls) + 1} layers, with {names}")
@@ -175,6 +175,8 @@ def _colour(whole: Box, receipt: Receipt | Sequence[Proposal]) -> None:
     for layer in _layers(fitting[0]):
         if layer.layer in calls:
             _colour_layer(layer, calls[layer.layer])
+        elif isinstance(receipt, Mapping):
+            layer.said = "left out" if receipt.get("stopped") else "not asked"
     if isinstance(receipt, Mapping):
         _colour_final(fitting[0], receipt)
 
@@ -187,6 +189,14 @@ def _calls(receipt: Receipt | Sequence[Proposal]) -> Calls:
     for proposal in receipt:
         calls.setdefault(proposal["layer"], {})[proposal["proposer"]] = proposal
     return calls
+
+
+def _is_whole(receipt: Receipt | Sequence[Proposal]) -> bool:
+    """Whether every layer is in it: not those that a budget left out, nor those that a failed run did not reach."""
+    if not isinstance(receipt, Mapping):
+        return False
+    final: Mapping[str, Any] = receipt.get("final") or {}
+    return not receipt.get("stopped") and final.get("status", "ok") == "ok"
 
 
 def _mixtures(box: Box) -> Iterator[Box]:
@@ -205,7 +215,7 @@ def _layers(mixture: Box) -> list[Box]:
 def _fits(mixture: Box, calls: Calls, *, whole: bool) -> bool:
     """Whether everybody who was asked is in it. Whom a person added was not asked."""
     known = {layer.layer: {proposer.name for proposer in layer.of("proposer")} for layer in _layers(mixture)}
-    if calls.keys() != known.keys() if whole else not calls:
+    if calls.keys() != known.keys() if whole else not calls.keys() <= known.keys():
         return False
     return all(
         {name for name, call in layer.items() if call["attempts"] or call.get("cached")} <= known.get(number, set())
@@ -241,6 +251,8 @@ def _colour_final(mixture: Box, receipt: Receipt) -> None:
         if call["error"]:  # why those before it failed
             final.model, final.said = call["model"], f"{final.said} (fallback)"
     tokens = f"{receipt['input_tokens']:,} tokens in, {receipt['output_tokens']:,} out"
+    if (usd := receipt.get("cost_usd")) is not None and usd > 0:
+        tokens += f" · ${usd:.2g}"
     mixture.said = f"{receipt['calls']} call{'s' * many} · {receipt['seconds']:.1f} s · {tokens}"
 
 
@@ -253,6 +265,8 @@ def _fared(call: Mapping[str, Any]) -> tuple[str, str]:
         tokens = ", ".join(f"{usage[key]:,} {way}" for way in ("in", "out") if (key := f"{way}put_tokens") in usage)
         return "ok", " · ".join(filter(None, (f"✓ {call['seconds']:.1f} s", tokens)))
     after = f"after {call['seconds']:.1f} s"
+    if call["status"] == "unasked":
+        return "default", "not asked"
     if call["status"] == "cut":
         return "cut", f"- cut {after}"
     why = "timeout" if call["status"] == "timeout" else str(call.get("error") or "failed").partition(":")[0]

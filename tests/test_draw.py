@@ -10,7 +10,7 @@ import pytest
 from langgraph.cache.memory import InMemoryCache
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from moa_graph import LayerPolicy, MoAConfig, MoAConfigError, Proposer, QuorumError, create_layer, create_moa
+from moa_graph import Budget, LayerPolicy, MoAConfig, MoAConfigError, Proposer, QuorumError, create_layer, create_moa
 from moa_graph.config import presets
 from moa_graph.draw import Picture, draw
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request
@@ -300,3 +300,24 @@ def test_without_mermaidx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     draw(CONFIG, tmp_path / "moa.mmd")
     draw(CONFIG, tmp_path / "moa.txt")
     assert draw(CONFIG)._repr_mimebundle_()["text/plain"].startswith("layer 1\n├─ zoe")
+
+
+def test_a_layer_that_was_left_out() -> None:
+    """A budget kept a layer from being asked: its boxes stay as they are, and it is said."""
+    member, budget = Proposer(ScriptedChatModel(), name="a"), Budget(calls=2, on_exceed="answer")
+    moa = create_moa([member], ScriptedChatModel(), 3, budget=budget)
+    receipt = moa.invoke({"messages": [("user", "Why?")]})["messages"][-1].response_metadata["moa"]
+    text = draw(moa, receipt=receipt).text
+    assert "layer 1  1 of 1 answered" in text
+    assert "layer 2  left out\n└─ a  scripted\n" in text
+
+
+def test_a_run_that_failed_by_its_receipt() -> None:
+    """The receipt of an error colours what was asked, and says what was not."""
+    moa = create_moa([[Proposer(ScriptedChatModel(answers=[bad_request()]), name="a")]] * 2, ScriptedChatModel(), 3)
+    with pytest.raises(QuorumError) as raised:
+        moa.invoke({"messages": [("user", "Why?")]})
+    text = draw(moa, receipt=raised.value.receipt).text
+    assert "✗ BadRequestError" in text
+    assert "layer 2  not asked" in text
+    assert "final  scripted  not asked" in text

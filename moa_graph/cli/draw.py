@@ -40,7 +40,8 @@ def draw(
     before = output is not None and os.path.exists(os.path.expanduser(output))
     ran = _ran(run) if run else {}
     if ran:
-        config, layers = config or ran["config"], layers or len(ran["receipt"]["layers"]) + 1
+        asked = None if ran["receipt"].get("stopped") else len(ran["receipt"]["layers"]) + 1
+        config, layers = config or ran["config"], layers or asked
     picture = drawn(chosen(config, layers).config, output, expand=not collapsed, receipt=ran.get("receipt"))
     if output is None:
         write(picture.mermaid)
