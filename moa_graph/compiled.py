@@ -12,6 +12,7 @@ from moa_graph.budget import Budget
 from moa_graph.errors import MoAConfigError
 from moa_graph.events import teller
 from moa_graph.policy import LayerPolicy
+from moa_graph.reading import spent
 from moa_graph.review import revise
 from moa_graph.run import RUN, Run
 from moa_graph.state import Proposal
@@ -49,7 +50,8 @@ class CompiledMoA(_Compiled):
         self.budget = budget
 
     def _begin(self, config: RunnableConfig, *, sync: bool) -> RunnableConfig:
-        return _with(config, {RUN: Run(purse=self.budget.purse() if self.budget else None)})
+        purse, seed = self.budget.purse() if self.budget else None, config.get("configurable", {}).get("seed")
+        return _with(config, {RUN: Run(purse=purse) if seed is None else Run(purse=purse, seed=_seed(seed))})
 
     def bulk_update_state(self, config: RunnableConfig, supersteps: Supersteps) -> RunnableConfig:
         if _edits(config, supersteps):
@@ -73,7 +75,8 @@ class CompiledMoA(_Compiled):
             raise MoAConfigError(f"proposals of layer {new.layer} are edited as_node={written_by!r}, not {node!r}")
         if rest.get("synthesis", kept.get("synthesis")) == kept.get("synthesis"):
             layer: Any = self.nodes[written_by].bound
-            rest |= layer.nodes["aggregate"].bound.synthesis(new.proposals, kept.get("carry"))
+            before = {**kept, "proposals": new.proposals, "carry": _before(kept, new.layer)}
+            rest |= layer.nodes["aggregate"].bound.synthesis(before, f"edited:{new.layer}")
         return [[StateUpdate({**rest, "proposals": new.changed}, written_by, *task)]]
 
 
@@ -121,6 +124,18 @@ class CompiledLayer(_Compiled):
             if kept is None or slots <= kept.keys():
                 return
             await asyncio.sleep(_KEEP_PAUSE)
+
+
+def _seed(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise MoAConfigError(f"the seed in the config is {given!r}: a whole number is needed")
+    return given
+
+
+def _before(kept: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
+    """What had been spent before a layer: what it took itself is counted anew."""
+    before = [p for p in kept.get("proposals") or () if p["layer"] < layer]
+    return {"spent": [*spent(before)]}
 
 
 def _check_input(given: Any) -> None:

@@ -20,6 +20,7 @@ from moa_graph.receipt import Receipt
 from moa_graph.state import Proposal
 
 __all__ = [
+    "Decided",
     "Done",
     "Event",
     "FinalStarted",
@@ -103,6 +104,18 @@ class LayerLeftOut(TypedDict):
     why: str
 
 
+class Decided(TypedDict):
+    """A step beside the proposers has decided: see `Decision`."""
+
+    type: Literal["moa.decided"]
+    run: str
+    layer: int
+    step: str
+    by: str
+    chosen: list[str]
+    said: str
+
+
 class FinalStarted(TypedDict):
     """The final model is asked; again for each fallback, with why the one before it failed in `error`."""
 
@@ -122,7 +135,15 @@ class Done(TypedDict):
 
 
 Event = (
-    LayerStarted | ProposerStarted | ProposerFirstToken | ProposerDone | LayerDone | LayerLeftOut | FinalStarted | Done
+    LayerStarted
+    | ProposerStarted
+    | ProposerFirstToken
+    | ProposerDone
+    | LayerDone
+    | LayerLeftOut
+    | Decided
+    | FinalStarted
+    | Done
 )
 Tell = Callable[[Any], None]
 

@@ -40,10 +40,11 @@ def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
 
         def told(call: Call) -> Receipt:
             call["seconds"] = round(time.monotonic() - began, 3)
-            return receipt(made, call, run.id, run.seconds, stopped)
+            decisions = state.get("decisions") or ()
+            return receipt(made, call, run.id, run.seconds, stopped=stopped, decisions=decisions, seed=run.seed)
 
         if run.purse:
-            run.purse.begin(spent(made))
+            run.purse.begin(Amount(*(state.get("carry") or {}).get("spent", ())))
         for seat in seats:
             if run.purse and (why := _refused(run.purse, run, expected(seat, state), made)):
                 raise exceeded(run, f"before the final model {why}", made, told(tally.call(seat)))

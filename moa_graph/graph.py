@@ -1,6 +1,6 @@
 """`create_layer` and `create_moa`: validation, then the whole topology, readable top to bottom."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,17 +10,20 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
+from moa_graph.admission import Terms
 from moa_graph.budget import Budget
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
+from moa_graph.deciding import KINDS, chosen_by_route, deciding
 from moa_graph.errors import MoAConfigError
 from moa_graph.final import final
 from moa_graph.models import Model
-from moa_graph.nodes import Terms, aggregate, propose
+from moa_graph.nodes import aggregate, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seated, seats
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
 from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
+from moa_graph.steps import Step
 
 __all__ = ["create_layer", "create_moa"]
 
@@ -47,7 +50,8 @@ def create_layer(
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
     members = seats(layer, panel, _checked(policy, cache))
-    terms = Terms(members, [], [], _prompt(prompt), stream_proposers)
+    steps = steps_of(panel, layer, len(members), _checked(policy, cache), last=False)
+    terms = Terms(members, [], [], _prompt(prompt), stream_proposers, steps)
     return _layer(terms, LayerOutput, checkpointer=checkpointer, store=store, cache=cache, name=name)
 
 
@@ -79,21 +83,28 @@ def create_moa(
     """
     policy, said = _checked(policy, cache), _prompt(prompt)
     made: dict[int, Model] = {}
-    panels = [seats(i, panel, policy, made) for i, panel in enumerate(_panels(proposers, layers), 1)]
+    described = _panels(proposers, layers)
+    panels = [seats(i, panel, policy, made) for i, panel in enumerate(described, 1)]
     last = len(panels) + 1
 
     finals = _finals(aggregator, last, policy)
     _check_budget(budget, [seat for group in [*panels, finals] for seat in group])
 
+    all_steps: dict[str, Any] = {}
     moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
     for i, panel in enumerate(panels, 1):
-        terms = Terms(panel, panels[i:], finals, said, stream_proposers)
+        taken = steps_of(described[i - 1], i, len(panel), policy, last=i == len(panels))
+        all_steps[f"layer_{i}"] = taken
+        terms = Terms(panel, panels[i:], finals, said, stream_proposers, taken)
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     moa.add_node("final", final(finals, Answers(cache), said), metadata=_metadata("final", last, finals[0]))
 
     steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
     for before, after in pairwise(steps):
-        moa.add_edge(before, after)
+        if "stop" in all_steps.get(before, {}):
+            moa.add_conditional_edges(before, _after(after), list(dict.fromkeys([after, "final"])))
+        else:
+            moa.add_edge(before, after)
     compiled = moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name)
     return CompiledMoA(budget=budget, **vars(_each_run_anew(compiled)))
 
@@ -104,15 +115,53 @@ def _layer(terms: Terms, output: type, *, cache: BaseCache[Any] | None, **compil
     layer = StateGraph(LayerState, input_schema=LayerInput, output_schema=output)
     join = aggregate(number, len(panel), policy.quorum, terms.prompt)
     layer.add_node("aggregate", join, metadata=_metadata("aggregate", number))
+    for kind, (step, asked) in terms.steps.items():
+        node = deciding(kind, step, asked, Answers(cache), terms)
+        layer.add_node(kind, node, metadata=_metadata(kind, number, asked))
+    behind = [kind for kind in ("select", "critique", "aggregate", "stop") if kind in {"aggregate", *terms.steps}]
     for seat in panel:
         node = propose(seat, Answers(cache), terms)
         layer.add_node(seat.name, node, metadata=_metadata("proposer", number, seat))
-        layer.add_edge(START, seat.name)
-        layer.add_edge(seat.name, "aggregate")
-    layer.add_edge("aggregate", END)
+        layer.add_edge(seat.name, behind[0])
+    names = [seat.name for seat in panel]
+    if "route" in terms.steps:
+        layer.add_edge(START, "route")
+        layer.add_conditional_edges("route", chosen_by_route(names), names)
+    for name in () if "route" in terms.steps else names:
+        layer.add_edge(START, name)
+    for one, next_one in pairwise([*behind, END]):
+        layer.add_edge(one, next_one)
     compiled = _each_run_anew(layer.compile(cache=cache, **compile_))
     slots = {seat.name: seat.slot for seat in panel}
     return CompiledLayer(layer=number, slots=slots, policy=policy, **vars(compiled))
+
+
+def _after(after: str) -> Callable[[Any], str]:
+    """Where a mixture goes on behind a layer that may be the last."""
+    return lambda state: "final" if state["carry"]["stopped"] else after
+
+
+def steps_of(
+    layer: Layer, number: int, size: int, policy: LayerPolicy, *, last: bool
+) -> dict[str, tuple[Step, Seat | None]]:
+    """The steps of a layer, checked, and whom they ask. Behind the last layer there is nothing to stop."""
+    steps: dict[str, tuple[Step, Seat | None]] = {}
+    for kind in KINDS:
+        if (step := getattr(layer, kind)) is None or (last and kind == "stop"):
+            continue
+        where = f"layer {number}, {kind}"
+        if not isinstance(step, Step):
+            raise MoAConfigError(f"{where}: {step!r} is no step: see moa_graph.{kind}")
+        step.check(size, where)
+        steps[kind] = step, _asked_by(step, number, kind, layer.policy or policy, where)
+    return steps
+
+
+def _asked_by(step: Step, number: int, kind: str, policy: LayerPolicy, where: str) -> Seat | None:
+    if step.model is None:
+        return None
+    proposer = step.model if isinstance(step.model, Proposer) else Proposer(step.model)
+    return seated(number, 0, proposer.name or kind, proposer.resolve(where), proposer, policy, where)
 
 
 def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]:
@@ -193,7 +242,13 @@ def _each_run_anew(graph: Graph) -> Graph:
     entry = write.writes[0]  # type: ignore[attr-defined]
 
     def mapper(given: Any) -> list[tuple[str, Any]]:
-        fresh = {"proposals": None, "synthesis": "", "carry": None, **dict(entry.mapper(given) or ())}
+        fresh = {
+            "proposals": None,
+            "synthesis": "",
+            "carry": None,
+            "decisions": None,
+            **dict(entry.mapper(given) or ()),
+        }
         return list(fresh.items())
 
     write.writes = (entry._replace(mapper=mapper), *write.writes[1:])  # type: ignore[attr-defined]

@@ -1,28 +1,28 @@
 """The nodes of a layer: propose, aggregate."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
+from moa_graph.admission import Terms, left_out
 from moa_graph.answers import text_of
 from moa_graph.asking import Asking, unheard
 from moa_graph.bill import UNKNOWN, Bill
-from moa_graph.budget import Amount, Purse
+from moa_graph.budget import Amount
 from moa_graph.cache import Answers
 from moa_graph.errors import MoAError
 from moa_graph.events import LayerDone, LayerLeftOut, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, likely_output, read, spent
-from moa_graph.run import Run, exceeded
+from moa_graph.reading import asked, expected, read, spent
 from moa_graph.state import Carry, Proposal
 from moa_graph.waiting import KEY, LayerRun, too_few
 
-__all__ = ["Node", "Terms", "aggregate", "counted", "no_text", "propose"]
+__all__ = ["Node", "aggregate", "counted", "no_text", "propose"]
 
 State = Any  # LayerState or MoAState: LangGraph hands over the node's part of it
 _NOTHING_CARRIED: Final = Carry(spans=[], length=0, spent=[], stopped="")
@@ -42,16 +42,6 @@ class Node(Runnable[State, dict[str, Any]]):
         return run_sync(self._call, input, config or {}, teller(config or {}))
 
 
-class Terms(NamedTuple):
-    """What the seats of one layer share: who else is asked in it, who in later ones and at the end, and the prompt."""
-
-    panel: Sequence[Seat]
-    later: Sequence[Sequence[Seat]]
-    finals: Sequence[Seat]
-    prompt: Prompt
-    stream: bool
-
-
 def propose(seat: Seat, answers: Answers, terms: Terms) -> Node:
     """x_i -> A_{i,j}(x_i), as a proposal. Raises QuorumError once its layer cannot get enough answers.
 
@@ -62,8 +52,8 @@ def propose(seat: Seat, answers: Answers, terms: Terms) -> Node:
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
         layer: LayerRun = config["configurable"][KEY]
         asked(state)
-        layer.arrive(seat.slot, tell)
-        if await _left_out(layer, state, terms):
+        layer.arrive(seat.slot, tell, state.get("routed"))
+        if await left_out(layer, state, terms):
             return {"proposals": []}
         layer.start()
         if not terms.stream:
@@ -103,45 +93,6 @@ def propose(seat: Seat, answers: Answers, terms: Terms) -> Node:
     return Node(seat.name, call)
 
 
-async def _left_out(layer: LayerRun, state: State, terms: Terms) -> bool:
-    """Whether nobody of this layer is asked. Raises BudgetExceededError where that is an error."""
-    carry = state.get("carry") or {}
-    if carry.get("stopped"):
-        layer.leave_out(carry["stopped"])
-    elif (purse := layer.run.purse) is not None:
-        if not (why := await layer.refused(lambda earlier: _hold(layer.run, purse, earlier, state, terms))):
-            return False
-        why = f"from layer {layer.number} on the budget is too small: {why}"
-        if purse.budget.on_exceed == "stop":
-            raise exceeded(layer.run, why, layer.run.asked, layer.run.receipt())
-        layer.leave_out(why)
-    return bool(layer.left_out)
-
-
-def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, terms: Terms) -> str:
-    """Hold back what those are going to take who have not answered `earlier`; else why that cannot be."""
-    before = Amount(*(state.get("carry") or {}).get("spent", ()))
-    purse.begin(before.plus(spent(earlier)))
-    done = {p["slot"] for p in earlier}
-    needs = [expected(seat, state) for seat in terms.panel if seat.slot not in done]
-    if purse.budget.shared:
-        aside = _rest(state, terms)
-    else:
-        answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
-        aside = expected(terms.finals[0], state) if answer else Amount()
-    return purse.hold(run, needs, aside)
-
-
-def _rest(state: State, terms: Terms) -> Amount:
-    """What the layers behind this one, and the final model, are expected to take."""
-    rest, before = list[Amount](), terms.panel
-    for asked_next in [*terms.later, terms.finals[:1]]:
-        read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
-        rest += [expected(seat, state, more=read_too) for seat in asked_next]
-        before = asked_next
-    return Amount.sum(rest)
-
-
 class Aggregate(Node):
     """A layer's proposals -> ⊕[…]. It calls no model. Raises QuorumError where too few answered."""
 
@@ -149,15 +100,17 @@ class Aggregate(Node):
         super().__init__("aggregate", self._aggregate)
         self._layer, self._size, self._quorum, self._prompt = layer, size, quorum, prompt
 
-    def synthesis(self, proposals: Sequence[Proposal], carry: Carry | None) -> dict[str, Any]:
-        """What the next layer reads, and must know, as the state has it."""
-        own = [p for p in proposals if p["layer"] == self._layer]
-        answers = [p["content"] for p in own if p["status"] == "ok"]
-        if len(answers) < self._quorum:
+    def synthesis(self, state: Mapping[str, Any], seed: str) -> dict[str, Any]:
+        """What the next layer reads, and must know, as the state has it. `seed`: of the order, where it is shuffled."""
+        own = [p for p in state.get("proposals") or () if p["layer"] == self._layer]
+        answered = [p for p in own if p["status"] == "ok"]
+        if len(answered) < self._quorum:
             raise too_few(self._layer, self._quorum, max(self._size, len(own)), own)
-        synthesis, spans = self._prompt.placed(answers)
-        before = Amount(*(carry["spent"] if carry else ()))
-        carry = Carry(spans=spans, length=len(synthesis), spent=[*before.plus(spent(own))], stopped="")
+        synthesis, spans = self._prompt.placed([_reference(p) for p in answered if "unread" not in p], seed)
+        decided = [d for d in state.get("decisions") or () if d["layer"] == self._layer]
+        used = spent([*own, *(d["call"] for d in decided if "call" in d and d["step"] != "stop")])
+        before = Amount(*(state.get("carry") or {}).get("spent", ()))
+        carry = Carry(spans=spans, length=len(synthesis), spent=[*before.plus(used)], stopped="")
         return {"synthesis": synthesis, "carry": carry}
 
     async def _aggregate(self, state: State, config: RunnableConfig, _: Tell) -> dict[str, Any]:
@@ -166,8 +119,8 @@ class Aggregate(Node):
         if run.left_out:
             run.tell(LayerLeftOut(type="moa.layer_left_out", why=run.left_out, **told))  # type: ignore[typeddict-item]
             return {"carry": {**_NOTHING_CARRIED, **(state.get("carry") or {}), "stopped": run.left_out}}
-        made = self.synthesis(state.get("proposals", ()), state.get("carry"))
-        answered = len(made["carry"]["spans"])
+        made = self.synthesis(state, f"{run.run.seed}:{self._layer}")
+        answered = sum(p["status"] == "ok" for p in state.get("proposals") or () if p["layer"] == self._layer)
         run.tell(
             LayerDone(
                 type="moa.layer_done", run=run.run.id, layer=self._layer, asked=self._size, answered=answered,
@@ -175,6 +128,13 @@ class Aggregate(Node):
             )
         )  # fmt: skip
         return made
+
+
+def _reference(proposal: Proposal) -> str:
+    """An answer as the next layer reads it."""
+    if critique := proposal.get("critique"):
+        return f"{proposal['content']}\n\nA critic says of this response: {critique}"
+    return proposal["content"]
 
 
 def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:

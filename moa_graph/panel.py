@@ -14,7 +14,10 @@ from moa_graph.prices import Price, Prices
 
 __all__ = ["Layer", "Proposer", "Seat", "seated", "seats"]
 
-RESERVED: Final = {"__start__", "__end__", "aggregate", "final", "messages", "proposals", "synthesis"}
+RESERVED: Final = {
+    "__start__", "__end__", "aggregate", "carry", "critique", "decisions", "final", "messages", "proposals", "route",
+    "routed", "select", "stop", "synthesis",
+}  # fmt: skip
 _NAME: Final = re.compile(r"[^:|\s][^:|\n]*")
 
 
@@ -64,10 +67,19 @@ ProposerLike = ModelLike | Proposer
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's panel, with a policy of its own where it differs from the mixture's."""
+    """One layer's panel, with a policy of its own where it differs from the mixture's.
+
+    Steps that are off unless given (docs/aggregation.md): `route` chooses who is asked (`moa_graph.route`), `select`
+    which answers are read on (`moa_graph.select`), `critique` has them criticised (`moa_graph.critique`), `stop`
+    decides whether further layers are asked (`moa_graph.stop`).
+    """
 
     proposers: Sequence[ProposerLike]
     policy: LayerPolicy | None = None
+    select: Any = None
+    stop: Any = None
+    route: Any = None
+    critique: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.proposers, str) or not isinstance(self.proposers, Sequence):

@@ -43,7 +43,8 @@ class Prompt:
     `envelope="paper"` numbers the responses as the paper does and nothing more. `"sealed"` puts each between
     marks with a code that no proposer can know, so that a response cannot end its own and begin another or
     an instruction; it does not keep a model from being persuaded by what it reads.
-    `shuffle` shows the references in an order drawn anew for each layer, against position bias.
+    `shuffle` shows the references in an order drawn anew for each layer, against position bias; with the run's
+    seed, which `config["configurable"]["seed"]` sets and the receipt tells.
     `fit` says what to do where they do not fit the context window of the model that reads them (see
     `moa_graph.fit`): `"trim"` shortens the long ones, `"drop"` leaves out the longest, `"error"` asks that model
     nothing. The receipt says which model did not read what.
@@ -70,11 +71,14 @@ class Prompt:
         """⊕[responses]: the instruction, then each response as `"\\n{k}. {response}"`, k from 1."""
         return self.placed(responses)[0]
 
-    def placed(self, responses: Sequence[str]) -> tuple[str, list[list[int]]]:
-        """⊕[responses], and where each of them stands in it, as it is shown: from, to."""
+    def placed(self, responses: Sequence[str], seed: str | None = None) -> tuple[str, list[list[int]]]:
+        """⊕[responses], and where each of them stands in it, as it is shown: from, to.
+
+        `seed`: of the order, where it is shuffled; without one it is drawn anew.
+        """
         shown = [response.strip() for response in responses]
         if self.shuffle:
-            random.SystemRandom().shuffle(shown)
+            (random.SystemRandom() if seed is None else random.Random(seed)).shuffle(shown)  # noqa: S311
         nonce = secrets.token_hex(8) if self.envelope == "sealed" else ""
         text, spans = self.text, list[list[int]]()
         if nonce:

@@ -6,7 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from moa_graph.state import Fitting, Proposal
+from moa_graph.state import Decision, Fitting, Proposal
 
 __all__ = ["Call", "LayerReceipt", "Receipt", "final_call", "known", "receipt", "total", "usage_of"]
 
@@ -31,6 +31,8 @@ class Call(TypedDict):
     """Where the cost is unknown: what is known of it."""
     tflops: float | None
     """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown (see `moa_graph.flops`)."""
+    unread: NotRequired[str]
+    """Why the next layer does not read it (see `Proposal`)."""
     fit: NotRequired[Fitting]
     """Which references it did not read whole: they did not fit its context window."""
     error: str | None
@@ -76,10 +78,21 @@ class Receipt(TypedDict):
     critical_path_seconds: float
     stopped: str | None
     """Why layers were left out; `None`: none was."""
+    decisions: list[Decision]
+    """What was decided between the layers and at the end, by steps beside the proposers. Their calls count."""
+    seed: int
+    """What lots were drawn with: the order of references that are shuffled."""
 
 
 def receipt(
-    proposals: Sequence[Proposal], final: Call, run: str, seconds: float | None = None, stopped: str | None = None
+    proposals: Sequence[Proposal],
+    final: Call,
+    run: str,
+    seconds: float | None = None,
+    *,
+    stopped: str | None = None,
+    decisions: Sequence[Decision] = (),
+    seed: int = 0,
 ) -> Receipt:
     """The receipt of a run that ends with `final`; `run` tells what this run asked from what it found done."""
     layers = [
@@ -87,7 +100,8 @@ def receipt(
         for number, members in groupby(proposals, key=lambda proposal: proposal["layer"])
     ]
     made = [call for layer in layers for call in layer["proposals"]] + [final]
-    sent = [call for call in made if not call["resumed"]]
+    beside: list[Any] = [d["call"] for d in decisions if "call" in d and d["run"] == run]
+    sent = [call for call in made if not call["resumed"]] + beside
     counted = [call for call in sent if not call["cached"]]
     path = sum(_slowest(layer["proposals"]) for layer in layers) + final["seconds"]
     return Receipt(
@@ -104,6 +118,8 @@ def receipt(
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
         critical_path_seconds=round(path, 3),
         stopped=stopped,
+        decisions=list(decisions),
+        seed=seed,
     )
 
 
@@ -163,7 +179,7 @@ def _call(proposal: Proposal, run: str) -> Call:
         cached=proposal.get("cached", False),
         resumed=proposal.get("run", run) != run,
     )
-    for name in ("calls", "cost_usd_at_least", "fit"):
+    for name in ("calls", "cost_usd_at_least", "fit", "unread"):
         if name in proposal:
             call[name] = proposal[name]
     return call

@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "error": (str,), "usage": (dict,), "seconds": (int, float), "attempts": (int,), "calls": (int,),
     "cached": (bool,), "run": (str,), "edited": (bool,), "cost_usd": (int, float, type(None)),
     "cost_usd_at_least": (int, float), "tflops": (int, float, type(None)), "fit": (dict,),
+    "unread": (str,), "critique": (str,),
 }  # fmt: skip
 _SAID: Final = {int: "a whole number", str: "a text", dict: "a mapping", bool: "true or false", float: "a number"}
 

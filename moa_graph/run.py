@@ -1,5 +1,6 @@
 """One run of a mixture: which one it is, since when, and what it has asked so far."""
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from moa_graph.budget import Amount, Holding, Purse
 from moa_graph.errors import BudgetExceededError
 from moa_graph.receipt import Receipt, final_call, receipt
-from moa_graph.state import Proposal
+from moa_graph.state import Decision, Proposal
 
 __all__ = ["RUN", "Run", "exceeded", "run_of"]
 
@@ -27,8 +28,12 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     purse: Purse | None = None
     """What it may spend; `None`: whatever it takes."""
+    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(2**31))
+    """What lots are drawn with."""
     asked: list[Proposal] = field(default_factory=list)
     """Every proposal made in this run, the failed ones too, as they ended."""
+    decided: list[Decision] = field(default_factory=list)
+    """Every decision of this run."""
 
     def holding(self, need: Callable[[], Amount]) -> Holding:
         """What was held back for a model that is asked now."""
@@ -46,7 +51,8 @@ class Run:
     def receipt(self) -> Receipt:
         """What a run that failed before its final model has asked."""
         made = sorted(self.asked, key=lambda proposal: (proposal["layer"], proposal["slot"]))
-        return receipt(made, final_call("unasked"), self.id, self.seconds)
+        final = final_call("unasked")
+        return receipt(made, final, self.id, self.seconds, decisions=self.decided, seed=self.seed)
 
 
 def exceeded(run: Run, why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:

@@ -1,13 +1,14 @@
 """What flows along the edges: plain, serialisable values (DESIGN: a checkpoint must be able to hold them)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from langgraph.graph import MessagesState
 from typing_extensions import TypedDict
 
 __all__ = [
     "Carry",
+    "Decision",
     "Fitting",
     "InnerLayerOutput",
     "LayerInput",
@@ -16,8 +17,12 @@ __all__ = [
     "MoAOutput",
     "MoAState",
     "Proposal",
+    "merge_decisions",
     "merge_proposals",
 ]
+
+
+_STEPS: Final = ("route", "select", "critique", "stop", "aggregator")
 
 
 class Fitting(TypedDict):
@@ -59,6 +64,10 @@ class Proposal(TypedDict):
     """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown."""
     fit: NotRequired[Fitting]
     """Which references it did not read whole: they did not fit its context window."""
+    unread: NotRequired[str]
+    """Why the next layer does not read it, though it is an answer: a step between the layers left it out."""
+    critique: NotRequired[str]
+    """What a critic has to say of it; the next layer reads it beside the answer."""
     cached: NotRequired[bool]
     """The response came from the cache: nothing was asked."""
     run: NotRequired[str]
@@ -81,6 +90,30 @@ def merge_proposals(old: Sequence[Proposal] | None, new: Sequence[Proposal] | No
     return [kept[key] for key in sorted(kept)]
 
 
+class Decision(TypedDict):
+    """What was decided beside the answers: who is asked, what is read on, whether it is the end, what is the answer."""
+
+    layer: int
+    step: Literal["route", "select", "critique", "stop", "aggregator"]
+    by: str
+    """The kind of step: `top_k`, `agreement`, `vote`, ..."""
+    chosen: list[str]
+    """Names of proposers."""
+    said: str
+    """Why, in one line."""
+    run: str
+    call: NotRequired[dict[str, Any]]
+    """What its model was asked, as a call in the receipt."""
+
+
+def merge_decisions(old: Sequence[Decision] | None, new: Sequence[Decision] | None) -> list[Decision]:
+    """Put `new` over `old` by layer and step. Doing it twice changes nothing. `None` for `new` drops everything."""
+    if new is None:
+        return []
+    kept = {(d["layer"], d["step"]): d for d in [*(old or ()), *new]}
+    return [kept[key] for key in sorted(kept, key=lambda key: (key[0], _STEPS.index(key[1])))]
+
+
 class Carry(TypedDict):
     """What the next layer must know beside the synthesis."""
 
@@ -101,6 +134,7 @@ class MoAState(MessagesState, total=False):
     synthesis: str
     """⊕[…] of the last finished layer: x_{i+1} = synthesis + x_1 (paper, eq. 1)."""
     carry: Carry
+    decisions: Annotated[list[Decision], merge_decisions]
 
 
 class MoAOutput(MessagesState, total=False):
@@ -110,6 +144,7 @@ class MoAOutput(MessagesState, total=False):
 class LayerInput(MessagesState, total=False):
     synthesis: str
     carry: Carry
+    decisions: Annotated[list[Decision], merge_decisions]
 
 
 class LayerState(MessagesState, total=False):
@@ -118,6 +153,9 @@ class LayerState(MessagesState, total=False):
     proposals: Annotated[list[Proposal], merge_proposals]
     synthesis: str
     carry: Carry
+    decisions: Annotated[list[Decision], merge_decisions]
+    routed: list[str]
+    """Who is asked, where a route has chosen."""
 
 
 class LayerOutput(TypedDict, total=False):
@@ -129,3 +167,4 @@ class InnerLayerOutput(LayerOutput, total=False):
     """Of a layer in a mixture."""
 
     carry: Carry
+    decisions: Annotated[list[Decision], merge_decisions]

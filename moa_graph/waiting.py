@@ -74,10 +74,16 @@ class LayerRun:
         if self._tell_event is not None:
             self._tell_event(event)
 
-    def arrive(self, slot: int, tell: Tell) -> None:
-        """`slot` has begun."""
+    def hear(self, tell: Tell) -> None:
+        """Whoever hears this node's stream hears the layer's events, unless somebody does already."""
         self._tell_event = self._tell_event or tell
+
+    def arrive(self, slot: int, tell: Tell, routed: Sequence[str] | None = None) -> None:
+        """`slot` has begun. `routed`: who is asked in this layer, where a route has chosen."""
+        self.hear(tell)
         self._arrived.add(slot)
+        if routed:
+            self._size = len(routed)
 
     async def refused(self, hold: Callable[[Sequence[Proposal]], str]) -> str:
         """What the first to arrive is told by `hold`, which is given those that were answered in an earlier run."""

@@ -64,7 +64,7 @@ async def test_events_are_what_their_types_say(way: str) -> None:
 def test_every_type_of_event_is_told_apart_by_its_name() -> None:
     """No two kinds of event share a `type`."""
     names = [name for kind in get_args(Event) for name in get_args(kind.__annotations__["type"])]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 12
 
 
 async def test_an_event_names_who_and_how_it_went() -> None:

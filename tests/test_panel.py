@@ -88,7 +88,7 @@ def test_a_layers_policy_goes_before_the_mixtures() -> None:
         ([Proposer(model(), name="a:b")], "'a:b' cannot be a proposer's name: no ':'"),
         ([Proposer(model(), name="a|b")], r"'a\|b' cannot be"),
         ([Proposer(model(), name=" a")], "' a' cannot be"),
-        ([Proposer(model(), name="aggregate")], "'aggregate' cannot be .* aggregate, final, messages"),
+        ([Proposer(model(), name="aggregate")], "'aggregate' cannot be .* aggregate, carry, critique"),
         ([Proposer(model(), name="messages")], "'messages' cannot be"),
         ([Proposer(model(), name="__end__")], "'__end__' cannot be"),
         ([3], r"layer 2, proposer 1 \(int\): int is no model"),

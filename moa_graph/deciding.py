@@ -1,0 +1,150 @@
+"""The nodes of a layer beside its proposers: route, select, critique, stop. Each asks one step, and writes it down."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphBubbleUp
+
+from moa_graph.admission import Terms, left_out
+from moa_graph.budget import Amount
+from moa_graph.cache import Answers
+from moa_graph.errors import MoARunError, describe
+from moa_graph.events import Decided, LayerLeftOut, Tell
+from moa_graph.nodes import Node, State
+from moa_graph.panel import Seat
+from moa_graph.reading import asked, spent
+from moa_graph.state import Carry, Decision, Proposal
+from moa_graph.steps import Asked, Judgement, Situation, Step
+from moa_graph.waiting import KEY, LayerRun
+
+__all__ = ["KINDS", "chosen_by_route", "deciding"]
+
+KINDS: Final = ("route", "select", "critique", "stop")
+"""In the order in which a layer has them; the proposers answer behind the route, and are aggregated before the stop."""
+
+
+def deciding(kind: str, step: Step, seat: Seat | None, answers: Answers, terms: Terms) -> Node:
+    """The node of one step of a layer. `seat`: its model's. Raises MoARunError where it cannot be decided."""
+
+    async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
+        layer: LayerRun = config["configurable"][KEY]
+        asked(state)
+        if kind == "route":
+            layer.hear(tell)
+            if await left_out(layer, state, terms):
+                return {"routed": []}
+        elif layer.left_out:
+            return {}
+        judgement, decision = await _decided(kind, step, seat, answers, config, layer, terms, state)
+        layer.tell(_told(decision))
+        return {"decisions": [decision], **_WRITE[kind](judgement, decision, state, layer, terms)}
+
+    return Node(kind, call)
+
+
+def chosen_by_route(panel: Sequence[str]) -> Callable[[State], list[str]]:
+    """Where a layer goes on behind its route: to whom it chose; to all, who are not asked then, where it is left out."""
+    return lambda state: state.get("routed") or [*panel]
+
+
+async def _decided(
+    kind: str,
+    step: Step,
+    seat: Seat | None,
+    answers: Answers,
+    config: RunnableConfig,
+    layer: LayerRun,
+    terms: Terms,
+    state: State,
+) -> tuple[Judgement, Decision]:
+    run, ask = layer.run, Asked(seat, answers, config, layer.run) if seat else None
+    decision = Decision(layer=layer.number, step=cast("Any", kind), by=step.name, chosen=[], said="", run=run.id)
+    situation = Situation(
+        layer=layer.number,
+        conversation=asked(state),
+        proposals=_read_on(state, layer.number),
+        panel=[seat.name for seat in terms.panel],
+        seed=run.seed,
+        before=[d for d in state.get("decisions") or () if d["step"] == kind and d["layer"] < layer.number],
+        ask=ask,
+    )
+    try:
+        judgement = await step.judge(situation)
+    except (GraphBubbleUp, MoARunError) as error:
+        if isinstance(error, MoARunError):
+            _count(ask, decision, layer)
+            error.receipt = run.receipt()
+            run.end()
+        raise
+    except Exception as error:
+        raise MoARunError(f"layer {layer.number}: {kind} {step.name}: {describe(error)}", run.asked) from error
+    decision["chosen"], decision["said"] = judgement.chosen, judgement.said
+    _count(ask, decision, layer)
+    return judgement, decision
+
+
+def _count(ask: Asked | None, decision: Decision, layer: LayerRun) -> None:
+    """What was asked is in the receipt, and taken from the budget."""
+    if ask and ask.asked:
+        call = ask.call()
+        decision["call"] = cast("dict[str, Any]", call)
+        if layer.run.purse:
+            layer.run.purse.settle(Amount(), spent([call]))
+    layer.run.decided.append(decision)
+
+
+def _read_on(state: State, layer: int) -> list[Proposal]:
+    own = [p for p in state.get("proposals") or () if p["layer"] == layer]
+    return [p for p in own if p["status"] == "ok" and "unread" not in p]
+
+
+def _told(decision: Decision) -> Decided:
+    return Decided(
+        type="moa.decided", run=decision["run"], layer=decision["layer"], step=decision["step"], by=decision["by"],
+        chosen=decision["chosen"], said=decision["said"],
+    )  # fmt: skip
+
+
+# What each writes
+
+
+def _routed(judgement: Judgement, _: Decision, __: State, layer: LayerRun, terms: Terms) -> dict[str, Any]:
+    names = [seat.name for seat in terms.panel if seat.name in judgement.chosen]
+    quorum = terms.panel[0].layer_policy.quorum
+    if len(names) < quorum:
+        error = MoARunError(
+            f"layer {layer.number}: the route chose {len(names)} proposers of {len(terms.panel)}; {quorum} must answer",
+            layer.run.asked,
+        )
+        error.receipt = layer.run.receipt()
+        raise error
+    return {"routed": names}
+
+
+def _selected(judgement: Judgement, decision: Decision, state: State, layer: LayerRun, _: Terms) -> dict[str, Any]:
+    others = [p for p in _read_on(state, layer.number) if p["proposer"] not in judgement.chosen]
+    return {"proposals": [{**p, "unread": f"{decision['by']}: {judgement.said}"} for p in others]}
+
+
+def _criticised(judgement: Judgement, _: Decision, state: State, layer: LayerRun, __: Terms) -> dict[str, Any]:
+    read = _read_on(state, layer.number)
+    said = judgement.texts
+    return {"proposals": [{**p, "critique": said[p["proposer"]]} for p in read if p["proposer"] in said]}
+
+
+def _stopped(judgement: Judgement, decision: Decision, state: State, layer: LayerRun, terms: Terms) -> dict[str, Any]:
+    carry: Carry = state["carry"]
+    used = [decision["call"]] if "call" in decision else []
+    carry = {**carry, "spent": [*Amount(*carry["spent"]).plus(spent(used))]}
+    if not judgement.stop:
+        return {"carry": carry}
+    why = f"stopped behind layer {layer.number} by {decision['by']}: {judgement.said}"
+    for k, _ in enumerate(terms.later, layer.number + 1):
+        layer.tell(LayerLeftOut(type="moa.layer_left_out", run=layer.run.id, layer=k, why=why))
+    return {"carry": {**carry, "stopped": why}}
+
+
+_WRITE: Final[dict[str, Callable[..., dict[str, Any]]]] = {
+    "route": _routed, "select": _selected, "critique": _criticised, "stop": _stopped,
+}  # fmt: skip
