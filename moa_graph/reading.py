@@ -32,7 +32,7 @@ async def read(seat: Seat, state: State, prompt: Prompt) -> tuple[list[BaseMessa
     """
     conversation, synthesis = asked(state), state.get("synthesis", "")
     whole = x_next(conversation, synthesis, seat.system)
-    if seat.room is None or not (references := _references(state)) or fit.about_messages(whole) <= seat.room:
+    if seat.room is None or not (references := _references(state)) or _fits(whole, seat.room):
         return whole, None
     shown = replace(prompt, shuffle=False)
     bare = x_next(conversation, shown.placed([""] * len(references))[0], seat.system)
@@ -43,6 +43,15 @@ async def read(seat: Seat, state: State, prompt: Prompt) -> tuple[list[BaseMessa
         return whole, None
     synthesis = shown.synthesis(fitted.references) if fitted.references else ""
     return x_next(conversation, synthesis, seat.system), Fitting(trimmed=fitted.trimmed, dropped=fitted.dropped)
+
+
+def _fits(messages: Sequence[BaseMessage], room: int) -> bool:
+    """Whether a prompt fits by estimate. Most are so short that their length tells: a character is 5 tokens at most."""
+    texts = [message.content for message in messages]
+    plain = all(isinstance(text, str) for text in texts) and not any(getattr(m, "tool_calls", ()) for m in messages)
+    if plain and 5 * sum(map(len, texts)) + fit.PER_MESSAGE * len(texts) <= room:
+        return True
+    return fit.about_messages(messages) <= room
 
 
 async def _tokens(messages: Sequence[BaseMessage], count: fit.Counter | None) -> int:

@@ -6,7 +6,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa_graph import FinalError, MoAConfig, MoAConfigError, Prompt, Proposer, create_moa
-from moa_graph.fit import MARK, about_messages
+from moa_graph.fit import MARK, about, about_messages
 from moa_graph.review import edit
 from moa_graph.testing import ScriptedChatModel
 
@@ -129,3 +129,9 @@ def test_a_window_that_is_none_is_refused(window: Any) -> None:
     """The model is named when the mixture is built."""
     with pytest.raises(MoAConfigError, match=r"aggregator: context_window is .*: a whole number of tokens is needed"):
         create_moa([ScriptedChatModel()], Proposer(ScriptedChatModel(), context_window=window))
+
+
+@pytest.mark.parametrize("text", ["𓀀" * 50, "ኢትዮጵያ" * 20, "a" * 100, "\x80" * 40, "漢" * 60])
+def test_no_character_is_more_than_five_tokens(text: str) -> None:
+    """So a prompt whose length is a fifth of the room fits without being counted."""
+    assert about(text) <= 5 * len(text)
