@@ -44,7 +44,7 @@ def deciding(kind: str, step: Step, seat: Seat | None, answers: Answers, terms: 
 
 
 def chosen_by_route(panel: Sequence[str]) -> Callable[[State], list[str]]:
-    """Where a layer goes on behind its route: to whom it chose; to all, who are not asked then, where it is left out."""
+    """Where a layer goes on behind its route: to whom it chose; to all, who are not asked then, if it is left out."""
     return lambda state: state.get("routed") or [*panel]
 
 

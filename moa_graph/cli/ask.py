@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_graph.cli.options import CacheOption, ConfigOption, LayersOption, announce, asked_for, cache_on_disk, chosen
+from moa_graph.cli.options import (
+    CacheOption,
+    ConfigOption,
+    LayersOption,
+    QuestionArgument,
+    announce,
+    asked_for,
+    cache_on_disk,
+    chosen,
+)
 from moa_graph.cli.terminal import between, is_terminal, say, starting, write
 
 if TYPE_CHECKING:
@@ -26,12 +35,7 @@ def _usd(given: str) -> float:
 
 
 def ask(
-    question: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[QUESTION]", help="The question; standard input where it is left out or `-`.", show_default=False
-        ),
-    ] = None,
+    question: QuestionArgument = None,
     config: ConfigOption = None,
     layers: LayersOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print answer, proposals and receipt as JSON.")] = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from moa_graph.cli.options import ConfigOption, LayersOption, announce, asked_for, chosen
+from moa_graph.cli.options import ConfigOption, LayersOption, QuestionArgument, announce, asked_for, chosen
 from moa_graph.cli.terminal import is_terminal, say, starting, write
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ _WIDE = 200  # columns where nobody looks on
 
 
 def estimate(
-    question: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[QUESTION]", help="The question; standard input where it is left out or `-`.", show_default=False
-        ),
-    ] = None,
+    question: QuestionArgument = None,
     config: ConfigOption = None,
     layers: LayersOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,

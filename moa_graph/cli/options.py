@@ -10,7 +10,16 @@ import typer
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
 
-__all__ = ["CacheOption", "ConfigOption", "LayersOption", "announce", "asked_for", "cache_on_disk", "chosen"]
+__all__ = [
+    "CacheOption",
+    "ConfigOption",
+    "LayersOption",
+    "QuestionArgument",
+    "announce",
+    "asked_for",
+    "cache_on_disk",
+    "chosen",
+]
 
 
 def _layers(given: str) -> int:
@@ -23,6 +32,12 @@ def _layers(given: str) -> int:
     return number
 
 
+QuestionArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[QUESTION]", help="The question; standard input where it is left out or `-`.", show_default=False
+    ),
+]
 ConfigOption = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="NAME|FILE", help="A preset or a YAML file.", show_default=False),
