@@ -55,7 +55,9 @@ def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, ter
     else:
         answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
         aside = expected(terms.finals[0], state) if answer else Amount()
-    return purse.hold(run, needs, aside)
+    if not (why := purse.hold(run, needs, aside)) and not purse.budget.shared:
+        purse.promise(run, expected(terms.finals[0], state))
+    return why
 
 
 def _rest(state: State, terms: Terms) -> Amount:

@@ -25,6 +25,8 @@ from moa_graph.retry import Attempts
 __all__ = ["Asking", "unheard"]
 
 _STREAM: Final = "__pregel_stream"  # where a graph finds the stream of the graph around it
+_WHOLE: Final = ("", "stop", "end_turn", "tool_calls", "tool_use", "stop_sequence", "eos", "complete", "completed")
+_LENGTH: Final = ("length", "max_tokens", "model_length", "incomplete")
 _STREAMING: Final = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)  # LangGraph knows them by these too
 
 
@@ -136,6 +138,13 @@ class Asking:
     def model(self) -> str:
         """The model that answered, as its provider reports it; the one asked for where nothing was reported."""
         return (self._answer and reported(self._answer)) or self._seat.model.id
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the answer ends where it does, as the provider says, if not because it is whole; else ""."""
+        said = self._answer.response_metadata if self._answer else {}
+        reason = str(said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason") or "").lower()
+        return "" if reason in _WHOLE else "length" if reason in _LENGTH else reason
 
     def bill(self, error: Exception | None = None) -> Bill:
         """What it cost, where it failed with `error` too."""

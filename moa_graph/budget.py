@@ -127,6 +127,11 @@ class Purse:
             self._held, self._promised[run] = self._held.plus(whole), rest
             return ""
 
+    def promise(self, run: object, rest: Amount) -> None:
+        """Further attempts are to leave that much."""
+        with self._lock:
+            self._promised[run] = rest
+
     def end(self, run: object) -> None:
         """A run has ended: nothing is promised to it any more."""
         with self._lock:

@@ -148,6 +148,10 @@ def _as_list(given: Any) -> Any:
     return given if isinstance(given, list) else [given]
 
 
+def _as_budget(given: Any) -> Any:
+    return {name: getattr(given, name) for name in BudgetConfig.model_fields} if isinstance(given, Budget) else given
+
+
 def _as_prompt(given: Any) -> Any:
     return {"text": given} if isinstance(given, str) else given
 
@@ -171,7 +175,7 @@ class MoAConfig(_Strict):
     rate_limits: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
     """Provider -> requests per second, over all its models in this process."""
     prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
-    budget: BudgetConfig | None = None
+    budget: Annotated[BudgetConfig | None, BeforeValidator(_as_budget)] = None
     prices: str | dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Model -> $ per million tokens (`input`, `output`, `cached_input`), or a table that ships, or a YAML file."""
     stream_proposers: bool = False

@@ -210,9 +210,7 @@ def _mermaidx() -> ModuleType:
     try:
         import mermaidx
     except ImportError as error:
-        raise MoAConfigError(
-            'SVG and PNG need a package: pip install "moa-graph[draw]" or mermaidx; .mmd and .txt do without'
-        ) from error
+        raise MoAConfigError("SVG and PNG need a package: pip install mermaidx; .mmd and .txt do without") from error
     return mermaidx  # type: ignore[no-any-return, unused-ignore]
 
 

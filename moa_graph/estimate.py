@@ -99,7 +99,10 @@ def estimate(
 def _messages(given: Any) -> list[BaseMessage]:
     if isinstance(given, Mapping):
         given = given.get("messages")
-    made = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
+    try:
+        made = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise MoAConfigError(f"{given!r} is no question: give a text, messages, or what a graph takes") from error
     if not made or not any(message.text.strip() or not isinstance(message.content, str) for message in made):
         raise MoAConfigError('there is no message to estimate for: give a question, or [("user", "…")]')
     return made

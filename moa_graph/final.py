@@ -116,6 +116,8 @@ class Tally:
             "error": "; ".join(self.failures) or None,
             "cached": bool(ask and ask.cached),
         }
+        if ask and ask.finish_reason:
+            call["finish_reason"] = ask.finish_reason
         if self._calls != self._attempts:
             call["calls"] = self._calls
         if fitting:

@@ -156,6 +156,8 @@ def no_text(message: AIMessage) -> str:
 def counted(ask: Asking, bill: Bill) -> dict[str, Any]:
     """What was asked, by whom, what it used and cost, as a proposal has it."""
     counted = {"model": ask.model, "seconds": ask.seconds, "attempts": ask.made, "cached": ask.cached, **bill.told()}
+    if ask.finish_reason:
+        counted["finish_reason"] = ask.finish_reason
     calls = {"calls": ask.calls} if ask.calls != ask.made else {}
     return {**counted, **calls, **({"usage": ask.usage} if ask.usage else {})}
 

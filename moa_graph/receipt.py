@@ -31,6 +31,8 @@ class Call(TypedDict):
     """Where the cost is unknown: what is known of it."""
     tflops: float | None
     """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown (see `moa_graph.flops`)."""
+    finish_reason: NotRequired[str]
+    """Why the answer ends where it does, if not because it is whole: `length` at `max_tokens`."""
     unread: NotRequired[str]
     """Why the next layer does not read it (see `Proposal`)."""
     fit: NotRequired[Fitting]
@@ -173,13 +175,13 @@ def _call(proposal: Proposal, run: str) -> Call:
         seconds=proposal["seconds"],
         attempts=proposal["attempts"],
         usage=proposal.get("usage", {}),
-        cost_usd=proposal.get("cost_usd"),
-        tflops=proposal.get("tflops"),
+        cost_usd=proposal.get("cost_usd", None if proposal["attempts"] else 0.0),  # a person's costs nothing
+        tflops=proposal.get("tflops", None if proposal["attempts"] else 0.0),
         error=proposal.get("error"),
         cached=proposal.get("cached", False),
         resumed=proposal.get("run", run) != run,
     )
-    for name in ("calls", "cost_usd_at_least", "fit", "unread"):
+    for name in ("calls", "cost_usd_at_least", "finish_reason", "fit", "unread"):
         if name in proposal:
             call[name] = proposal[name]
     return call

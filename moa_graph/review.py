@@ -32,7 +32,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "error": (str,), "usage": (dict,), "seconds": (int, float), "attempts": (int,), "calls": (int,),
     "cached": (bool,), "run": (str,), "edited": (bool,), "cost_usd": (int, float, type(None)),
     "cost_usd_at_least": (int, float), "tflops": (int, float, type(None)), "fit": (dict,),
-    "unread": (str,), "critique": (str,),
+    "unread": (str,), "critique": (str,), "finish_reason": (str,),
 }  # fmt: skip
 _SAID: Final = {int: "a whole number", str: "a text", dict: "a mapping", bool: "true or false", float: "a number"}
 
@@ -131,6 +131,7 @@ def _shaped(given: Any, known: Mapping[tuple[int, int], Proposal], last: int, wh
         raise MoAConfigError(f"{where}: this key is missing: content")
     who = given.get("proposer", "person")
     new = {"proposer": who, "model": who, "status": "ok", "seconds": 0.0, "attempts": 0}
+    new |= {"cost_usd": 0.0, "tflops": 0.0}
     made: dict[str, Any] = {**(old or new), **given}
     made["content"] = made["content"].strip()
     said_so = old is None or made["status"] != old["status"]

@@ -64,6 +64,8 @@ class Proposal(TypedDict):
     """2 x active parameters x output tokens, in 10^12 operations; `None`: unknown."""
     fit: NotRequired[Fitting]
     """Which references it did not read whole: they did not fit its context window."""
+    finish_reason: NotRequired[str]
+    """Why the answer ends where it does, if not because it is whole: `length` at `max_tokens`."""
     unread: NotRequired[str]
     """Why the next layer does not read it, though it is an answer: a step between the layers left it out."""
     critique: NotRequired[str]

@@ -257,3 +257,17 @@ def test_in_yaml(tmp_path: Any) -> None:
     path = tmp_path / "moa.yaml"
     path.write_text("proposers: ['local:smollm2']\naggregator: 'local:smollm2'\nbudget: {usd: 1, on_exceed: answer}\n")
     assert MoAConfig.from_yaml(path).arguments()["budget"] == Budget(usd=1.0, on_exceed="answer")
+
+
+async def test_further_attempts_leave_the_final_model_its_call() -> None:
+    """Whoever would be asked again with the last call of the budget is not: then there would be no answer."""
+    limited = ScriptedChatModel(answers=[rate_limited(retry_after=0.0), "late"])
+    out = await run(mixture(Budget(calls=3), [*panel(1), Proposer(limited, name="limited")], layers=2))
+    assert (limited.calls, receipt_of(out)["calls"]) == (1, 3)
+
+
+def test_a_budget_as_an_object_in_a_config() -> None:
+    """`MoAConfig` takes a `Budget` as well as its keys."""
+    made = MoAConfig(proposers=["openai:a"], aggregator="openai:b", budget=Budget(calls=3))
+    assert made.budget
+    assert made.budget.budget() == Budget(calls=3)

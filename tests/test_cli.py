@@ -170,8 +170,8 @@ def test_receipt(moa: Moa, mixture: Path, server: RecordingServer):
     assert ["1", "a", "a", "ok"] in [row[:4] for row in rows]
     assert ["1", "b", "openai:b", "error"] in [row[:4] for row in rows]
     assert ["2", "final", "c", "ok"] in [row[:4] for row in rows]
-    sums = next(row for row in rows if len(row) == 5 and row[1] == "3")
-    assert [int(n.replace(",", "")) for n in sums[2:4]] == [
+    sums = next(row for row in rows if row[:2] == ["in", "all"])
+    assert [int(n.replace(",", "")) for n in sums[4:6]] == [
         sum(r.prompt_tokens for r in server.requests if r.outcome == "ok"),
         sum(r.completion_tokens for r in server.requests if r.outcome == "ok"),
     ]
@@ -208,12 +208,23 @@ def test_cache_that_is_no_cache(moa: Moa, mixture: Path, tmp_path: Path, monkeyp
     assert "answers.sqlite cannot be used as a cache" in ran.err
 
 
-def test_json_of_a_stream_that_breaks_is_no_json(moa: Moa, mixture: Path, server: RecordingServer):
-    """With `--json` a run that fails prints nothing on standard output: half a document helps nobody."""
+def test_json_of_a_run_that_fails(moa: Moa, mixture: Path, server: RecordingServer):
+    """With `--json` a run that fails prints why, what was answered until then, and what that took."""
     server.script("c", Behaviour(text="one two three four", close_after=2))
     ran = moa("ask", "Why?", "-c", "two.yaml", "--json")
-    assert ran.out == ""
-    assert "the final model failed" in ran.failed()
+    told = json.loads(ran.out)
+    assert ran.code == 1
+    assert (told["answer"], [p["content"] for p in told["proposals"]]) == (None, ["answer of a #1", "answer of b #1"])
+    assert "the final model failed" in told["error"]
+    assert told["receipt"]["final"]["status"] == "error"
+
+
+def test_what_was_answered_before_a_run_failed_is_shown(moa: Moa, mixture: Path, server: RecordingServer):
+    """It has been paid for: it stands on standard error, above the reason."""
+    server.script("c", Behaviour(status=400))
+    ran = moa("ask", "Why?", "-c", "two.yaml")
+    assert "answer of a #1" in ran.err
+    assert (ran.code, ran.out) == (1, "")
 
 
 def test_nobody_at_that_address(moa: Moa, tmp_path: Path):
@@ -597,6 +608,33 @@ def test_review_can_be_left(moa: Moa, mixture: Path, server: RecordingServer):
 
 def test_review_in_an_editor(moa: Moa, mixture: Path, server: RecordingServer, monkeypatch: pytest.MonkeyPatch):
     """`edit N` without a text opens the editor that VISUAL names."""
+    monkeypatch.setattr("moa_graph.cli.review.is_terminal", lambda stream: True)
     monkeypatch.setenv("VISUAL", f"{sys.executable} -c \"import sys; open(sys.argv[1], 'a').write(', I think')\"")
     moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="edit 2\n")
     assert read_by(server, "c") == "\n1. answer of a #1\n2. answer of b #1\n, I think"
+
+
+def test_an_editor_wants_a_terminal(moa: Moa, mixture: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a pipe `edit N` alone is one line, not an editor: and the review goes on."""
+    monkeypatch.setenv("VISUAL", "false")
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--review", stdin="edit 2\ngo\n")
+    assert "an editor wants a terminal" in ran.err
+    assert ran.out == "answer of c #1\n"
+
+
+def test_a_review_is_counted_as_a_whole(moa: Moa, mixture: Path):
+    """What was asked before a stop is in the receipt and the last line, and a person's proposal costs nothing."""
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--review", "--json", stdin="add Ask Ada.\ngo\n")
+    receipt = json.loads(ran.out)["receipt"]
+    assert receipt["calls"] == 3
+    assert receipt["layers"][0]["proposals"][2]["cost_usd"] == 0
+    assert "two.yaml: 3 calls" in ran.err
+
+
+def test_an_answer_that_stops_at_max_tokens(moa: Moa, mixture: Path, server: RecordingServer):
+    """It is said below the answer, and in the receipt of whoever's answer is cut short."""
+    for name in ("a", "c"):
+        server.script(name, Behaviour(finish_reason="length"))
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--receipt")
+    assert ran.err.splitlines()[-1].endswith("; the answer ends at max_tokens")
+    assert sum("ok (max_tokens)" in line for line in ran.err.splitlines()) == 2

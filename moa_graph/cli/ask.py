@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from moa_graph.cli.terminal import between, is_terminal, say, starting, write
 
 if TYPE_CHECKING:
     from moa_graph.choose import Choice
+    from moa_graph.errors import MoARunError
 
 __all__ = ["ask"]
 
@@ -60,6 +62,7 @@ def ask(
     with starting():
         from moa_graph.cli import receipt
         from moa_graph.cli.recording import recorded
+        from moa_graph.errors import MoARunError
         from moa_graph.stats import setting
 
         setting()  # a mistake in it is told before anybody is asked
@@ -73,8 +76,12 @@ def ask(
     if confirm:
         _confirm(choice, asked)
     with recorded(choice.name, graph, asked) as answered:
-        state = _run(graph, asked, stream=not as_json, review=review)
-        answered(state["messages"][-1], state["proposals"] if review else None)
+        try:
+            state = _run(graph, asked, stream=not as_json, review=review)
+        except MoARunError as error:
+            _save(error, choice, as_json=as_json)
+            raise
+        answered(state["messages"][-1])
         if as_json:
             write(json.dumps(_as_json(choice, state), ensure_ascii=False, indent=2) + "\n")
         else:
@@ -121,17 +128,33 @@ def _run(graph: Any, question: str, *, stream: bool, review: bool) -> dict[str, 
     from moa_graph.cli.live import run
 
     if review:
+        from moa_graph.cli.recording import whole
         from moa_graph.cli.review import run_reviewed
 
-        return run_reviewed(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None)
+        return whole(run_reviewed(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None))
     return asyncio.run(run(graph, {"messages": [("user", question)]}, answer=Answer() if stream else None))
+
+
+def _save(error: "MoARunError", choice: "Choice", *, as_json: bool) -> None:
+    """What was answered before a run failed has been paid for: it is shown."""
+    from moa_graph.cli import receipt
+
+    if as_json:
+        told = {"answer": None, "error": str(error), **_told(choice, error.proposals), "receipt": error.receipt}
+        write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    elif answered := [proposal for proposal in error.proposals if proposal["status"] == "ok"]:
+        receipt.show_proposals(answered)
 
 
 def _as_json(choice: "Choice", state: dict[str, Any]) -> dict[str, Any]:
     answer = state["messages"][-1]
     return {
         "answer": answer.text,
-        "config": choice.name,
-        "proposals": [{k: v for k, v in p.items() if k != "run"} for p in state["proposals"]],
+        **_told(choice, state["proposals"]),
         "receipt": answer.response_metadata["moa"],
     }
+
+
+def _told(choice: "Choice", proposals: Sequence[Any]) -> dict[str, Any]:
+    told = [{key: value for key, value in proposal.items() if key != "run"} for proposal in proposals]
+    return {"config": choice.name, "proposals": told}

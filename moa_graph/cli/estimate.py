@@ -76,4 +76,7 @@ def _assumed(made: "Estimate") -> str:
 
     known = made["measured"]
     of = f" (known from earlier runs for {', '.join(known)})" if known else ""
-    return f"assumed: an answer has {USUAL_OUTPUT} tokens, or max_tokens where that is less{of}"
+    return (
+        f"assumed: an answer has {USUAL_OUTPUT} tokens, or max_tokens where that is less{of}; "
+        "a model that thinks writes more, and a further attempt is a further call"
+    )

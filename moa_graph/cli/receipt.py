@@ -32,6 +32,7 @@ def summary(receipt: "Receipt") -> str:
         f"{calls} call{'s' * (calls != 1)}{layers}, {tokens:,} token{'s' * (tokens != 1)} in and "
         f"{receipt['output_tokens']:,} out, {_cost(receipt)}{receipt['seconds']:.1f} s"
         + (f"; {receipt['stopped']}" if receipt.get("stopped") else "")
+        + ("; the answer ends at max_tokens" if receipt["final"].get("finish_reason") == "length" else "")
     )
 
 
@@ -102,7 +103,7 @@ def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
     room = width - _NUMBERS - _CACHED * cached - max(len(_status(call)) for call in calls)
     proposer = max(cell_len(name) for name in ("proposer", *(call["proposer"] for call in calls)))
     proposer = min(proposer, max(_SHORTEST, room - _SHORTEST))
-    table.add_column("layer", no_wrap=True)
+    table.add_column("layer", footer="in all", no_wrap=True)
     table.add_column("proposer", no_wrap=True, max_width=proposer)
     table.add_column("model", no_wrap=True, max_width=max(_SHORTEST, room - proposer))
     table.add_column("status", no_wrap=True)
@@ -134,4 +135,5 @@ def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
 
 
 def _status(call: "Call") -> str:
-    return call["status"] + (" (cached)" if call["cached"] else " (resumed)" if call["resumed"] else "")
+    ends = " (max_tokens)" if call.get("finish_reason") == "length" else ""
+    return call["status"] + (" (cached)" if call["cached"] else " (resumed)" if call["resumed"] else ends)

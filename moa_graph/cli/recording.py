@@ -1,6 +1,6 @@
 """What is kept of a run that `moa ask` or `moa chat` made, for `moa stats`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,10 +8,9 @@ from moa_graph.cli.terminal import OutputError, say
 from moa_graph.errors import MoAConfigError, MoAError, describe
 
 if TYPE_CHECKING:
-    from moa_graph.receipt import Receipt
-    from moa_graph.state import Proposal
+    from moa_graph.state import Decision, Proposal
 
-__all__ = ["recorded"]
+__all__ = ["recorded", "whole"]
 
 _NOT_ITS_OWN = (MoAConfigError, OutputError, BrokenPipeError)  # nobody was asked, or nobody reads on
 
@@ -24,9 +23,8 @@ def recorded(config: str, graph: Any, question: str) -> Iterator[Callable[..., N
     """
     told: dict[str, Any] = {}
 
-    def answered(answer: Any, reviewed: "Sequence[Proposal] | None" = None) -> None:
-        made = answer.response_metadata["moa"]
-        told.update(receipt=made if reviewed is None else _whole(made, reviewed), answer=answer.text)
+    def answered(answer: Any) -> None:
+        told.update(receipt=answer.response_metadata["moa"], answer=answer.text)
 
     try:
         yield answered
@@ -39,12 +37,17 @@ def recorded(config: str, graph: Any, question: str) -> Iterator[Callable[..., N
             _keep(config=config, graph=graph, question=question, **told)
 
 
-def _whole(last: "Receipt", proposals: "Sequence[Proposal]") -> "Receipt":
-    """The receipt of a review, each layer of which was a run of its own: as if it had been one."""
+def whole(state: dict[str, Any]) -> dict[str, Any]:
+    """The state behind a review, each layer of which was a run of its own: with a receipt as if it had been one."""
     from moa_graph.receipt import receipt
 
-    made = [cast("Proposal", {key: value for key, value in p.items() if key != "run"}) for p in proposals]
-    return receipt(made, last["final"], "")
+    *before, answer = state["messages"]
+    last = answer.response_metadata["moa"]
+    made = [cast("Proposal", {key: value for key, value in p.items() if key != "run"}) for p in state["proposals"]]
+    decided = [cast("Decision", {**decision, "run": ""}) for decision in last["decisions"]]
+    told = receipt(made, last["final"], "", stopped=last["stopped"], decisions=decided, seed=last["seed"])
+    metadata = {**answer.response_metadata, "moa": told}
+    return {**state, "messages": [*before, answer.model_copy(update={"response_metadata": metadata})]}
 
 
 def _keep(**run: Any) -> None:

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from moa_graph.cli.answer import Answer
 from moa_graph.cli.live import run, tree_of
 from moa_graph.cli.receipt import show_proposals
-from moa_graph.cli.terminal import say
+from moa_graph.cli.terminal import is_terminal, say
 from moa_graph.errors import MoAError
 from moa_graph.review import aedit
 
@@ -75,7 +75,7 @@ class _Review:
         else:
             raise MoAError(f"{command!r} is none of: {_HELP}")
         self._changed = True
-        say(f"{len(self._proposals)} proposals")
+        say(f"{len(self._proposals)} proposal{'s' * (len(self._proposals) != 1)}")
 
     def _edit(self, place: int, text: str) -> None:
         if not text.strip():
@@ -109,6 +109,8 @@ def _edited(text: str) -> str:
     """What a person makes of `text` in the editor that VISUAL or EDITOR names."""
     import click
 
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+        raise MoAError("an editor wants a terminal, and this is none: edit N the whole new text")
     try:
         made = click.edit(text)
     except click.ClickException as error:
