@@ -7,22 +7,31 @@ if TYPE_CHECKING:
     from moa_graph.budget import Budget
     from moa_graph.chat_model import ChatMoA
     from moa_graph.config import MoAConfig
+    from moa_graph.critique import Critique
     from moa_graph.errors import BudgetExceededError, FinalError, MoAConfigError, MoAError, QuorumError
     from moa_graph.graph import create_layer, create_moa
     from moa_graph.panel import Layer, Proposer
     from moa_graph.policy import LayerPolicy
     from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
     from moa_graph.receipt import Receipt
+    from moa_graph.route import Route
+    from moa_graph.select import Cluster, Diverse, TopK
     from moa_graph.state import MoAState, Proposal
+    from moa_graph.stop import Agreement, Judge, Sentinel
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AGGREGATE_AND_SYNTHESIZE",
+    "Agreement",
     "Budget",
     "BudgetExceededError",
     "ChatMoA",
+    "Cluster",
+    "Critique",
+    "Diverse",
     "FinalError",
+    "Judge",
     "Layer",
     "LayerPolicy",
     "MoAConfig",
@@ -34,6 +43,9 @@ __all__ = [
     "Proposer",
     "QuorumError",
     "Receipt",
+    "Route",
+    "Sentinel",
+    "TopK",
     "create_layer",
     "create_moa",
 ]
@@ -42,13 +54,17 @@ _HOME = {
     "budget": ["Budget"],
     "chat_model": ["ChatMoA"],
     "config": ["MoAConfig"],
+    "critique": ["Critique"],
     "errors": ["BudgetExceededError", "FinalError", "MoAConfigError", "MoAError", "QuorumError"],
     "graph": ["create_layer", "create_moa"],
     "panel": ["Layer", "Proposer"],
     "policy": ["LayerPolicy"],
     "prompts": ["AGGREGATE_AND_SYNTHESIZE", "Prompt"],
     "receipt": ["Receipt"],
+    "route": ["Route"],
+    "select": ["Cluster", "Diverse", "TopK"],
     "state": ["MoAState", "Proposal"],
+    "stop": ["Agreement", "Judge", "Sentinel"],
 }
 
 

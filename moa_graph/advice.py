@@ -205,9 +205,10 @@ def _members(panels: Any) -> list[Any]:
 
 
 def _shape(panels: Any) -> Any:
-    """How many proposers sit in which layer, and its own policy."""
+    """How many proposers sit in which layer, its own policy, and its steps."""
     if isinstance(panels, Layer):
-        return [len(panels.proposers), repr(panels.policy)]
+        steps = (panels.route, panels.select, panels.critique, panels.stop)
+        return [len(panels.proposers), repr(panels.policy), *map(repr, filter(None, steps))]
     return [_shape(p) for p in panels] if isinstance(panels, list | tuple) else 1
 
 

@@ -9,23 +9,31 @@ from langgraph.errors import GraphBubbleUp
 from moa_graph.admission import Terms, left_out
 from moa_graph.budget import Amount
 from moa_graph.cache import Answers
-from moa_graph.errors import MoARunError, describe
+from moa_graph.errors import MoARunError, clean, describe
 from moa_graph.events import Decided, LayerLeftOut, Tell
 from moa_graph.nodes import Node, State
 from moa_graph.panel import Seat
 from moa_graph.reading import asked, spent
 from moa_graph.state import Carry, Decision, Proposal
-from moa_graph.steps import Asked, Judgement, Situation, Step
+from moa_graph.steps import Asked, Judgement, Situation, Step, UndecidedError
 from moa_graph.waiting import KEY, LayerRun
 
-__all__ = ["KINDS", "chosen_by_route", "deciding"]
+__all__ = ["KINDS", "VALID", "chosen_by_route", "deciding"]
 
 KINDS: Final = ("route", "select", "critique", "stop")
 """In the order in which a layer has them; the proposers answer behind the route, and are aggregated before the stop."""
 
+VALID: Final = {
+    "route": "a Route, a model, or a function from messages and names to names",
+    "select": "TopK, Diverse or Cluster",
+    "critique": "a Critique",
+    "stop": "Agreement, Sentinel or Judge",
+}
+"""What each of them may be; or an object of one's own (`moa_graph.steps.Step`)."""
+
 
 def deciding(kind: str, step: Step, seat: Seat | None, answers: Answers, terms: Terms) -> Node:
-    """The node of one step of a layer. `seat`: its model's. Raises MoARunError where it cannot be decided."""
+    """The node of one step of a layer. `seat`: its model's. Raises UndecidedError where it cannot be decided."""
 
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
         layer: LayerRun = config["configurable"][KEY]
@@ -65,23 +73,33 @@ async def _decided(
         conversation=asked(state),
         proposals=_read_on(state, layer.number),
         panel=[seat.name for seat in terms.panel],
+        quorum=terms.panel[0].layer_policy.quorum,
+        timeout=terms.panel[0].layer_policy.timeout,
         seed=run.seed,
         before=[d for d in state.get("decisions") or () if d["step"] == kind and d["layer"] < layer.number],
         ask=ask,
     )
     try:
-        judgement = await step.judge(situation)
-    except (GraphBubbleUp, MoARunError) as error:
-        if isinstance(error, MoARunError):
-            _count(ask, decision, layer)
-            error.receipt = run.receipt()
-            run.end()
+        judgement = await step.decide(situation)
+    except GraphBubbleUp:
         raise
     except Exception as error:
-        raise MoARunError(f"layer {layer.number}: {kind} {step.name}: {describe(error)}", run.asked) from error
+        decision["said"] = clean(str(error)) if isinstance(error, MoARunError) else describe(error)
+        _count(ask, decision, layer)
+        raise _failed(f"layer {layer.number}, {kind} ({step.name}): {decision['said']}", layer) from error
     decision["chosen"], decision["said"] = judgement.chosen, judgement.said
+    if judgement.score is not None:
+        decision["score"] = judgement.score
     _count(ask, decision, layer)
     return judgement, decision
+
+
+def _failed(why: str, layer: LayerRun) -> MoARunError:
+    """The error of a step that could not decide: the run ends here."""
+    error = UndecidedError(why, layer.run.asked)
+    error.receipt = layer.run.receipt()
+    layer.run.end()
+    return error
 
 
 def _count(ask: Asked | None, decision: Decision, layer: LayerRun) -> None:
@@ -113,12 +131,8 @@ def _routed(judgement: Judgement, _: Decision, __: State, layer: LayerRun, terms
     names = [seat.name for seat in terms.panel if seat.name in judgement.chosen]
     quorum = terms.panel[0].layer_policy.quorum
     if len(names) < quorum:
-        error = MoARunError(
-            f"layer {layer.number}: the route chose {len(names)} proposers of {len(terms.panel)}; {quorum} must answer",
-            layer.run.asked,
-        )
-        error.receipt = layer.run.receipt()
-        raise error
+        chose = f"chose {len(names)} proposers of {len(terms.panel)}; {quorum} must answer"
+        raise _failed(f"layer {layer.number}, route: it {chose}", layer)
     return {"routed": names}
 
 

@@ -14,7 +14,7 @@ from moa_graph.admission import Terms
 from moa_graph.budget import Budget
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
-from moa_graph.deciding import KINDS, chosen_by_route, deciding
+from moa_graph.deciding import KINDS, VALID, chosen_by_route, deciding
 from moa_graph.errors import MoAConfigError
 from moa_graph.final import final
 from moa_graph.models import Model
@@ -22,6 +22,7 @@ from moa_graph.nodes import aggregate, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seated, seats
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
+from moa_graph.route import as_route
 from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
 from moa_graph.steps import Step
 
@@ -50,7 +51,7 @@ def create_layer(
     """
     panel = proposers if isinstance(proposers, Layer) else Layer(proposers)
     members = seats(layer, panel, _checked(policy, cache))
-    steps = steps_of(panel, layer, len(members), _checked(policy, cache), last=False)
+    steps = steps_of(panel, members, _checked(policy, cache), last=False)
     terms = Terms(members, [], [], _prompt(prompt), stream_proposers, steps)
     return _layer(terms, LayerOutput, checkpointer=checkpointer, store=store, cache=cache, name=name)
 
@@ -88,20 +89,19 @@ def create_moa(
     last = len(panels) + 1
 
     finals = _finals(aggregator, last, policy)
-    _check_budget(budget, [seat for group in [*panels, finals] for seat in group])
+    steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
+    beside = [seat for taken in steps for _, seat in taken.values() if seat]
+    _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
 
-    all_steps: dict[str, Any] = {}
     moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
     for i, panel in enumerate(panels, 1):
-        taken = steps_of(described[i - 1], i, len(panel), policy, last=i == len(panels))
-        all_steps[f"layer_{i}"] = taken
-        terms = Terms(panel, panels[i:], finals, said, stream_proposers, taken)
+        terms = Terms(panel, panels[i:], finals, said, stream_proposers, steps[i - 1])
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     moa.add_node("final", final(finals, Answers(cache), said), metadata=_metadata("final", last, finals[0]))
 
-    steps = [START, *(f"layer_{i}" for i in range(1, last)), "final", END]
-    for before, after in pairwise(steps):
-        if "stop" in all_steps.get(before, {}):
+    stops = {f"layer_{i}" for i, taken in enumerate(steps, 1) if "stop" in taken}
+    for before, after in pairwise([START, *(f"layer_{i}" for i in range(1, last)), "final", END]):
+        if before in stops:
             moa.add_conditional_edges(before, _after(after), list(dict.fromkeys([after, "final"])))
         else:
             moa.add_edge(before, after)
@@ -142,19 +142,30 @@ def _after(after: str) -> Callable[[Any], str]:
 
 
 def steps_of(
-    layer: Layer, number: int, size: int, policy: LayerPolicy, *, last: bool
+    layer: Layer, panel: Sequence[Seat], policy: LayerPolicy, *, last: bool
 ) -> dict[str, tuple[Step, Seat | None]]:
     """The steps of a layer, checked, and whom they ask. Behind the last layer there is nothing to stop."""
     steps: dict[str, tuple[Step, Seat | None]] = {}
+    number = panel[0].layer
     for kind in KINDS:
-        if (step := getattr(layer, kind)) is None or (last and kind == "stop"):
+        if (given := getattr(layer, kind)) is None:
             continue
         where = f"layer {number}, {kind}"
-        if not isinstance(step, Step):
-            raise MoAConfigError(f"{where}: {step!r} is no step: see moa_graph.{kind}")
-        step.check(size, where)
-        steps[kind] = step, _asked_by(step, number, kind, layer.policy or policy, where)
+        step = _step(kind, given, where)
+        step.check([seat.name for seat in panel], where)
+        if not (last and kind == "stop"):
+            steps[kind] = step, _asked_by(step, number, kind, layer.policy or policy, where)
     return steps
+
+
+def _step(kind: str, given: Any, where: str) -> Step:
+    """The step that was given. Raises MoAConfigError for what is none, or belongs elsewhere."""
+    step = as_route(given) if kind == "route" else given
+    if isinstance(step, Step) and not isinstance(step, type) and step.kind == kind:
+        return step
+    elsewhere = getattr(step, "kind", None) in VALID and not isinstance(step, type)
+    why = f"{type(step).__name__} belongs in {step.kind}=" if elsewhere else f"{step!r} is no step"
+    raise MoAConfigError(f"{where}: {why}; give {VALID[kind]}")
 
 
 def _asked_by(step: Step, number: int, kind: str, policy: LayerPolicy, where: str) -> Seat | None:

@@ -103,6 +103,8 @@ class Decision(TypedDict):
     """Names of proposers."""
     said: str
     """Why, in one line."""
+    score: NotRequired[float]
+    """What it measured, such as the agreement of a layer's answers."""
     run: str
     call: NotRequired[dict[str, Any]]
     """What its model was asked, as a call in the receipt."""

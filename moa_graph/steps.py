@@ -52,7 +52,11 @@ class Situation:
     """Those that are read on: status `ok`, and not left out by a step before. Empty for a route."""
     panel: Sequence[str]
     """The names of the layer's proposers, in declared order."""
-    seed: int
+    quorum: int = 1
+    """How many of them must answer."""
+    timeout: float | None = None
+    """Seconds that the step may wait for something beside its model; `None`: no limit."""
+    seed: int = 0
     """The run's; a step that draws lots draws them with it."""
     before: Sequence[Decision] = ()
     """What this kind of step has decided in the layers before."""
@@ -64,10 +68,23 @@ class Situation:
         return [proposal["content"] for proposal in self.proposals]
 
     @property
+    def names(self) -> list[str]:
+        """Who gave the answers."""
+        return [proposal["proposer"] for proposal in self.proposals]
+
+    @property
     def question(self) -> str:
         """The text of the user's last message."""
         said = [message.text for message in self.conversation if message.type == "human"]
         return str(said[-1]) if said else ""
+
+    @property
+    def transcript(self) -> str:
+        """What is to be answered, as a judge reads it: the question; with who said what, where more was said."""
+        if len(self.conversation) == 1:
+            return self.question
+        who = {"human": "User", "ai": "Assistant", "system": "System"}
+        return "\n\n".join(f"{who.get(m.type, m.type.title())}: {m.text}" for m in self.conversation)
 
 
 @dataclass(frozen=True)
@@ -80,11 +97,17 @@ class Judgement:
     """No further layer is asked."""
     texts: dict[str, str] = field(default_factory=dict)
     """What it has to say of a proposer's answer, by the proposer's name."""
+    score: float | None = None
+    """What it measured; in the decision, so that the layers after can know it."""
 
 
 @runtime_checkable
 class Step(Protocol):
     """A value object. `model`: who is asked, if anybody is; resolved when the mixture is built."""
+
+    @property
+    def kind(self) -> str:
+        """Where it stands in a layer: `route`, `select`, `critique` or `stop`."""
 
     @property
     def model(self) -> ProposerLike | None: ...
@@ -93,10 +116,10 @@ class Step(Protocol):
     def name(self) -> str:
         """As the receipt and YAML have it: `top_k`, `agreement`."""
 
-    def check(self, panel: int, where: str) -> None:
-        """Raises MoAConfigError for a value that does not suit a panel of this size."""
+    def check(self, panel: Sequence[str], where: str) -> None:
+        """Raises MoAConfigError for a value that does not suit a panel of these proposers."""
 
-    async def judge(self, situation: Situation) -> Judgement: ...
+    async def decide(self, situation: Situation) -> Judgement: ...
 
 
 class Asked:
@@ -135,11 +158,12 @@ class Asked:
     def call(self) -> Call:
         """All of it as one call of the receipt."""
         asked = [ask for ask, _ in self.asked]
+        cached = all(ask.cached for ask in asked)
+        used = [Counter(ask.usage) for ask in asked if cached or not ask.cached]
         call = Call(
             proposer=self._seat.name, model=asked[-1].model, status="ok", attempts=sum(ask.made for ask in asked),
             calls=sum(ask.calls for ask in asked), seconds=round(time.monotonic() - self._began, 3),
-            usage=dict(sum((Counter(ask.usage) for ask in asked), Counter[str]())), cost_usd=None, tflops=None,
-            error=None, cached=all(ask.cached for ask in asked), resumed=False,
+            usage=dict(sum(used, Counter[str]())), cost_usd=None, tflops=None, error=None, cached=cached, resumed=False,
         )  # fmt: skip
         call.update(Bill.sum([bill for _, bill in self.asked]).told())  # type: ignore[typeddict-item]
         return call

@@ -16,10 +16,10 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
-    {"answers", "flops", "prices", "remote", "retry", "budget", "receipt"},
+    {"answers", "flops", "prices", "remote", "retry", "budget", "receipt", "similarity", "verdicts"},
     {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"},
     {"panel"},
-    {"asking", "reading", "estimate"},
+    {"asking", "reading", "estimate", "roles"},
     {"steps"},
     {"admission", "aggregator", "critique", "route", "select", "stop"},
     {"nodes"},
