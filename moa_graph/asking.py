@@ -1,14 +1,17 @@
 """One seat is asked, and what can be heard of it meanwhile: its first token, what the calls inside it use and cost."""
 
 import asyncio
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import LLMResult
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langgraph.constants import TAG_NOSTREAM
@@ -21,6 +24,8 @@ from moa_graph.panel import Seat
 from moa_graph.prices import Prices
 from moa_graph.receipt import usage_of
 from moa_graph.retry import Attempts
+from moa_graph.transport import repeats
+from moa_graph.within import HearsBeneath
 
 __all__ = ["Asking", "unheard"]
 
@@ -30,16 +35,40 @@ _LENGTH: Final = ("length", "max_tokens", "model_length", "incomplete")
 _STREAMING: Final = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)  # LangGraph knows them by these too
 
 
-class _FirstToken(BaseCallbackHandler):
-    """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
+class _Usage(BaseCallbackHandler):
+    """Keeps what calls tell of their usage, also where nobody gets the answer: a stream breaks, or it is cut."""
 
     run_inline = True
+    ignore_chat_model = True  # how a call begins
+
+    def __init__(self) -> None:
+        self._ended: dict[str, int] = {}
+        self._streams: dict[UUID, dict[str, int]] = {}
+
+    def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
+        if told := getattr(getattr(chunk, "message", None), "usage_metadata", None):
+            self._streams[run_id] = _added(self._streams.get(run_id, {}), usage_of(told))
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        self._streams.pop(run_id, None)
+        for message in _messages(response):
+            self._ended = _added(self._ended, usage_of(getattr(message, "usage_metadata", None)))
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return functools.reduce(_added, self._streams.values(), self._ended)
+
+
+class _FirstToken(_Usage):
+    """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
 
     def __init__(self, tell: Callable[[], None] | None) -> None:
+        super().__init__()
         self.began = False
         self._tell = tell
 
-    def on_llm_new_token(self, token: str | list[Any], *, chunk: Any = None, **_: Any) -> None:
+    def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
+        super().on_llm_new_token(token, run_id=run_id, chunk=chunk)
         calls = getattr(getattr(chunk, "message", None), "tool_call_chunks", None)
         if (token or calls) and not self.began:
             self.began = True
@@ -47,41 +76,78 @@ class _FirstToken(BaseCallbackHandler):
                 self._tell()
 
 
-class _CallsWithin(BaseCallbackHandler):
+class _CallsWithin(_Usage, HearsBeneath):
     """Counts what an agent, a nested mixture or a chain asks of its models, and what they use."""
 
-    run_inline = True
+    ignore_chat_model = False
 
     def __init__(self, prices: Prices) -> None:
-        self.made = 0
-        self.usage: Counter[str] = Counter()
-        self._prices, self._bills, self._open = prices, list[Bill](), 0
+        super().__init__()
+        self.made = self._begun = 0
+        self._prices, self._bills = prices, list[Bill]()
+        self._asked, self._outer = set[UUID](), set[UUID]()
 
-    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+    def on_chain_start(self, *_: Any, **__: Any) -> None:
+        self._begun += 1
+
+    def on_chat_model_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        if run_id not in self._outer:
+            self.made += 1
+            self._asked.add(run_id)
+
+    def on_llm_start(self, *_: Any, run_id: UUID, **__: Any) -> None:
+        self.on_chat_model_start(run_id=run_id)
+
+    def hear_beneath(self, run_id: UUID) -> None:
+        self._outer.add(run_id)
+        if run_id in self._asked:
+            self.made -= 1
+            self._asked.remove(run_id)
+
+    def repeated(self) -> None:
+        """A client has sent a request again, by itself."""
         self.made += 1
-        self._open += 1
 
-    def on_llm_start(self, *_: Any, **__: Any) -> None:
-        self.on_chat_model_start()
+    def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
+        if run_id not in self._outer:
+            super().on_llm_new_token(token, run_id=run_id, chunk=chunk)
 
-    def on_llm_error(self, error: BaseException, **_: Any) -> None:
-        self._open -= 1
-        self._bills.append(NOTHING if _unbilled(error) else UNKNOWN)
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        if run_id in self._asked:
+            self._asked.remove(run_id)
+            self._bills.append(NOTHING if _unbilled(error) else UNKNOWN)
 
-    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        self._open -= 1
-        for choices in response.generations:
-            message = getattr(choices[0], "message", None) if choices else None
-            if inner := getattr(message, "response_metadata", {}).get("moa"):
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        if run_id not in self._asked:
+            return
+        super().on_llm_end(response, run_id=run_id)
+        self._asked.remove(run_id)
+        for message in _messages(response):
+            if inner := message.response_metadata.get("moa"):
                 self.made += inner["calls"] - 1  # it was a mixture
-            if message is not None:
-                self.usage.update(usage_of(message.usage_metadata))
-                self._bills.append(bill_of(self._prices, (), message))
+            self._bills.append(bill_of(self._prices, (), message))
+
+    @property
+    def only_began(self) -> bool:
+        """Whether it was a graph in which nothing ran: on a resumed thread its answer is in the checkpoint."""
+        return self._begun == 1
 
     @property
     def bill(self) -> Bill:
         """All of them together; what has not ended was given up."""
-        return Bill.sum([*self._bills, *([UNKNOWN] if self._open else [])])
+        return Bill.sum([*self._bills, *([UNKNOWN] if self._asked else [])])
+
+
+def _added(usage: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Both together."""
+    if not usage:
+        return dict(more)
+    return {name: usage.get(name, 0) + more.get(name, 0) for name in {**usage, **more}}
+
+
+def _messages(response: LLMResult) -> list[BaseMessage]:
+    firsts = (choices[0] for choices in response.generations if choices)
+    return [choice.message for choice in firsts if isinstance(choice, ChatGeneration)]
 
 
 class Asking:
@@ -99,10 +165,11 @@ class Asking:
         may_again: Callable[[], bool] = lambda: True,
     ) -> None:
         self._seat, self._answers, self._may_again = seat, answers, may_again
-        self._first, self._within = _FirstToken(on_first_token), _CallsWithin(seat.prices)
-        handlers: list[BaseCallbackHandler] = [] if TAG_NOSTREAM in (config.get("tags") or ()) else [self._first]
-        if not seat.model.is_one_call:
-            handlers.append(self._within)
+        heard = TAG_NOSTREAM not in (config.get("tags") or ())
+        self._first = _FirstToken(on_first_token) if heard else None
+        self._within = _CallsWithin(seat.prices) if seat.model.asks_others else None
+        self._used: _Usage = self._within or self._first or _Usage()
+        handlers = [self._used, *([self._first] if self._first and self._within else [])]
         self._config = _heard_by(handlers, config)
         self._attempts = Attempts(seat.policy.retries, self._may_wait)
         self._started = time.monotonic()
@@ -112,7 +179,7 @@ class Asking:
     @property
     def began(self) -> bool:
         """Whether the answer has begun to stream."""
-        return self._first.began
+        return self._first is not None and self._first.began
 
     @property
     def made(self) -> int:
@@ -122,13 +189,20 @@ class Asking:
     @property
     def calls(self) -> int:
         """Requests sent to providers: those made inside an agent, a nested mixture or a chain, else the attempts."""
-        return self._within.made or self._moa.get("calls", self.made)
+        if self._within and (self._within.made or self._found):
+            return self._within.made
+        return self._moa.get("calls", self.made)  # type: ignore[no-any-return]
 
     @property
     def usage(self) -> dict[str, int]:
         """Tokens used, inside an agent, a nested mixture or a chain in all of it; empty where none were reported."""
-        if self._within.usage:
-            return dict(self._within.usage)
+        return self._used.usage or self._answered
+
+    @property
+    def _answered(self) -> dict[str, int]:
+        """Tokens of the answer, where it was not found."""
+        if self._found:
+            return {}
         if self._moa:
             tokens = {f"{way}_tokens": self._moa[f"{way}_tokens"] for way in ("input", "output")}
             return {**tokens, "total_tokens": sum(tokens.values())}
@@ -151,13 +225,27 @@ class Asking:
         if self.cached or not self.calls:
             return NOTHING
         made = _receipt(self._answer, error)
-        if made and made["calls"] == self._within.made:  # all that was asked: it was a mixture, and knows its prices
-            return bill_of_run(made)
-        if self._within.made:
+        if self._within and made and made["calls"] == self._within.made:
+            return bill_of_run(made)  # all that was asked: it was a mixture, and knows its prices
+        if self._within and self._within.made:
             return self._within.bill
+        used, answered = self._used.usage, self._answered
+        lost = {} if used == answered else Counter(used) - Counter(answered)
+        bills = [self._lost(lost)] if lost else []
         if self._answer:
-            return bill_of(self._seat.prices, self._seat.known_as, self._answer)
+            bills.append(bill_of(self._seat.prices, self._seat.known_as, self._answer))
+        if bills:
+            return Bill.sum(bills) if len(bills) > 1 else bills[0]
         return NOTHING if error and _unbilled(error) else UNKNOWN
+
+    def _lost(self, usage: Mapping[str, int]) -> Bill:
+        """What is known of the cost of calls whose answer nobody got."""
+        return Bill(None, self._seat.prices.cost(self._seat.known_as, usage) or 0.0, None)
+
+    @property
+    def _found(self) -> bool:
+        """Whether the answer of a graph was given in an earlier run."""
+        return self._within is not None and self._within.only_began and self._seat.model.takes_state
 
     @property
     def _moa(self) -> dict[str, Any]:
@@ -187,7 +275,8 @@ class Asking:
         if (kept := await self._answers.find(self._seat, messages)) is not None:
             self.cached, self._answer = True, kept
             return kept
-        answer = self._answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
+        with repeats(self._within.repeated) if self._within else nullcontext():
+            answer = self._answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         await self._answers.keep(self._seat, messages, answer)
         return answer
 
@@ -229,9 +318,7 @@ def unheard(config: RunnableConfig) -> RunnableConfig:
     return {**config, "configurable": own, "callbacks": callbacks, "tags": tags}
 
 
-def _heard_by(handlers: list[BaseCallbackHandler], config: RunnableConfig) -> RunnableConfig:
-    if not handlers:
-        return config
+def _heard_by(handlers: Sequence[BaseCallbackHandler], config: RunnableConfig) -> RunnableConfig:
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()

@@ -21,6 +21,7 @@ from moa_graph.answers import answer_of
 from moa_graph.errors import MoAConfigError, clean
 from moa_graph.remote import asked_from_afar
 from moa_graph.transport import ask, clients, shared
+from moa_graph.within import OuterChatModel
 
 __all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "rate_limiter", "resolve"]
 
@@ -73,18 +74,25 @@ class Model:
     @property
     def is_one_call(self) -> bool:
         """Whether asking it once is one request: a chat model, and not a chain, a graph or a function."""
-        inner: Any = self.runnable
-        while isinstance(inner, RunnableBindingBase):
-            inner = inner.bound
-        return isinstance(inner, BaseChatModel)
+        return isinstance(self._unbound, BaseChatModel)
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether what it asks is to be counted: of a chain, a graph, a function, and of a mixture as a chat model."""
+        return not self.is_one_call or isinstance(self._unbound, OuterChatModel)
 
     @property
     def provider(self) -> str | None:
         """Whose model it is, as LangChain says; `None` for what is no chat model."""
+        inner = self._unbound
+        return inner._get_ls_params().get("ls_provider") if isinstance(inner, BaseChatModel) else None
+
+    @property
+    def _unbound(self) -> Any:
         inner: Any = self.runnable
         while isinstance(inner, RunnableBindingBase):
             inner = inner.bound
-        return inner._get_ls_params().get("ls_provider") if isinstance(inner, BaseChatModel) else None
+        return inner
 
     async def ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> AIMessage:
         """Its answer to `messages`. Raises what the model raises, MoAError for an answer that is none."""

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from moa_graph import fit
@@ -103,7 +104,7 @@ class Seat:
     room: int | None
     """Tokens that a prompt may take; `None`: unknown."""
 
-    @property
+    @cached_property
     def known_as(self) -> list[str]:
         """The names that its model goes by in a list of prices, the most telling one first."""
         name, provider = self.model.id, self.model.provider

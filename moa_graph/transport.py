@@ -10,7 +10,9 @@ import asyncio
 import functools
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -23,11 +25,22 @@ from langgraph.pregel import Pregel
 from moa_graph.errors import MoAConfigError
 from moa_graph.loops import PerLoop, home
 
-__all__ = ["ask", "clients", "shared"]
+__all__ = ["ask", "clients", "repeats", "shared"]
 
 _VARIABLE: Final = "MOA_GRAPH_TRANSPORT"
 _LIMIT: Final = 100_000  # connections: how many calls are in flight is LayerPolicy's to say
 _PLAIN: Final = {("langchain_openai", "ChatOpenAI"), ("langchain_together", "ChatTogether")}
+_REPEATED: Final[ContextVar[tuple[Callable[[], None], ...]]] = ContextVar("repeated", default=())
+
+
+@contextmanager
+def repeats(tell: Callable[[], None]) -> Iterator[None]:
+    """Within, `tell` is called for each request that a client sends again by itself, as those inside an agent do."""
+    before = _REPEATED.set((*_REPEATED.get(), tell))
+    try:
+        yield
+    finally:
+        _REPEATED.reset(before)
 
 
 async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -174,6 +187,9 @@ def _client(proxy: str | None = None) -> Any:
             if request.url.userinfo:  # aiohttp refuses an address with a user where there is a key as well
                 kwargs["auth"] = request.url.username, request.url.password
                 request.url = request.url.copy_with(userinfo=b"")
+            if int(request.headers.get("x-stainless-retry-count", 0)):
+                for tell in _REPEATED.get():
+                    tell()
             return await (await clients.get()).send(request, **kwargs)
 
     return PerLoopClient()

@@ -20,7 +20,7 @@ from langchain_core.utils.uuid import uuid7
 from langgraph.constants import TAG_NOSTREAM
 from pydantic import PrivateAttr
 
-__all__ = ["Beneath", "OuterChatModel"]
+__all__ = ["Beneath", "HearsBeneath", "OuterChatModel"]
 
 Beneath = BaseCallbackManager | None
 """The callbacks of the runs within a model's run."""
@@ -28,6 +28,13 @@ Beneath = BaseCallbackManager | None
 _OUTER: Final = ("ls_", "langgraph_", "checkpoint_", "moa_")  # what metadata says of the model's own run
 _TRACERS: Final = (BaseTracer, AsyncBaseTracer)  # whoever takes calls as they come would count these, and their sum
 _Chunks = AsyncGenerator[ChatGenerationChunk]
+
+
+class HearsBeneath:
+    """A callback handler that hears the runs within a model's run as well, and is told whose they are."""
+
+    def hear_beneath(self, run_id: UUID) -> None:
+        """The model's run `run_id` is but the sum of the runs within it."""
 
 
 class OuterChatModel(BaseChatModel):
@@ -93,7 +100,10 @@ class OuterChatModel(BaseChatModel):
 
 
 def _callbacks(manager: Any, run_id: UUID) -> BaseCallbackManager:
-    handlers: list[Any] = [handler for handler in manager.inheritable_handlers if isinstance(handler, _TRACERS)]
+    handlers: list[Any] = [h for h in manager.inheritable_handlers if isinstance(h, (*_TRACERS, HearsBeneath))]
+    for handler in handlers:
+        if isinstance(handler, HearsBeneath):
+            handler.hear_beneath(run_id)
     metadata = {k: v for k, v in manager.inheritable_metadata.items() if not k.startswith(_OUTER)}
     tags = [tag for tag in manager.inheritable_tags if tag != TAG_NOSTREAM]
     return AsyncCallbackManager(

@@ -42,7 +42,10 @@ class Behaviour:
     hang: bool = False  # accept, and never send a byte
     stall_after: int | None = None  # stream headers and this many words, then nothing
     close_after: int | None = None  # close the connection after this many words (half the body if not streaming)
+    drop: bool = False  # close the connection without a byte
+    unfinished: bool = False  # stream everything, the usage too, and close the connection before [DONE]
     reasoning: str | None = None  # message.reasoning_content
+    unseen_tokens: int = 0  # completion tokens it says it used besides the words
     finish_reason: str = "stop"
     reported_model: str | None = None  # None: the requested one
 
@@ -59,6 +62,7 @@ class Request:
     headers: Mapping[str, str]  # names in any case
     prompt_tokens: int
     completion_tokens: int = 0  # words sent so far
+    told_usage: bool = False  # its usage was sent in full
     started: float = field(default_factory=time.monotonic)
     finished: float | None = None
     outcome: Outcome | None = None
@@ -203,6 +207,8 @@ class Exchange:
             await forever()
         if self.behaviour.latency:
             await asyncio.sleep(self.behaviour.latency)
+        if self.behaviour.drop:
+            return self.hang_up(web.StreamResponse())
         if self.behaviour.status is not None:
             self.finish(self.request, "fault")
             return self.error(self.behaviour.status)
@@ -230,7 +236,8 @@ class Exchange:
             await response.prepare(self.http)
             await response.write(payload[: len(payload) // 2])
             return self.hang_up(response)
-        self.request.completion_tokens = count_words(self.text)
+        self.request.completion_tokens = self.completion_tokens
+        self.request.told_usage = True
         self.finish(self.request, "ok")
         return web.Response(body=payload, content_type="application/json")
 
@@ -247,9 +254,16 @@ class Exchange:
         ending = delta(base, {}, self.behaviour.finish_reason)
         if with_usage:
             ending += event(base | {"choices": [], "usage": self.usage()})
-        self.request.completion_tokens = count_words(self.text)
+        self.request.completion_tokens = self.completion_tokens
+        self.request.told_usage = bool(with_usage)
+        if self.behaviour.unfinished:
+            await response.write(ending)
+            return self.hang_up(response)
         self.finish(self.request, "ok")
-        await response.write(ending + DONE)
+        try:
+            await response.write(ending + DONE)
+        except ConnectionResetError:
+            self.request.outcome, self.request.told_usage = "closed_by_client", False
         return response
 
     async def write_words(self, response: web.StreamResponse, base: dict[str, Any]) -> None:
@@ -276,6 +290,10 @@ class Exchange:
         text = self.behaviour.text
         return f"answer of {self.request.model} #{self.request.n}" if text is None else text
 
+    @property
+    def completion_tokens(self) -> int:
+        return count_words(self.text) + self.behaviour.unseen_tokens
+
     def message(self, content: str) -> dict[str, str]:
         reasoning = self.behaviour.reasoning
         extra = {} if reasoning is None else {"reasoning_content": reasoning}
@@ -287,7 +305,7 @@ class Exchange:
         return {"id": name, "object": kind, "created": int(time.time()), "model": model}
 
     def usage(self) -> dict[str, Any]:
-        asked, answered = self.request.prompt_tokens, count_words(self.text)
+        asked, answered = self.request.prompt_tokens, self.completion_tokens
         usage = {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
         cached = {"prompt_tokens_details": {"cached_tokens": self.behaviour.cached_tokens}}
         return usage | (cached if self.behaviour.cached_tokens else {})

@@ -16,7 +16,7 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
-    {"answers", "flops", "prices", "remote", "retry", "budget", "receipt", "similarity", "verdicts"},
+    {"within", "answers", "flops", "prices", "remote", "retry", "budget", "receipt", "similarity", "verdicts"},
     {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"},
     {"panel"},
     {"asking", "reading", "estimate", "roles"},
@@ -26,7 +26,7 @@ LEVELS = [
     {"deciding", "final"},
     {"graph"},
     {"config"},
-    {"advice", "chat_answer", "chat_run", "within"},
+    {"advice", "chat_answer", "chat_run"},
     {"choose", "form"},
     {"chat_model", "studio", "boxes", "draw"},
     {"cli", "eval"},

@@ -61,7 +61,7 @@ async def test_sums_over_many_faulty_runs_agree(server: RecordingServer) -> None
     mixed = [behaviour for fault in FAULTS.values() for behaviour in fault]
     server.script("faulty", *mixed * 4)
     server.script("final", *[Behaviour(status=503), Behaviour(), Behaviour(text="Done.")] * 20)
-    moa = moa_of(server, quorum=2, timeout=5.0, grace=1.0, retries=3)
+    moa = moa_of(server, quorum=2, timeout=5.0, grace=1.0, retries=8)
     receipts = await asyncio.gather(*(run(moa, "ainvoke") for _ in range(30)))
     await server.until(lambda: server.in_flight == 0)
     check(receipts, server)
