@@ -124,12 +124,33 @@ def _sort(group: Box) -> None:
     order = [box for box in group.inner if all(arrow.target != box.id for arrow in group.arrows)] or group.inner[:1]
     for box in order:
         order += dict.fromkeys(name for a in group.after(box) if (name := place[a.target]) not in order)
-    group.inner = [*order, *(box for box in group.inner if box not in order)]
+    group.inner = _after_all_before(group, [*order, *(box for box in group.inner if box not in order)])
     number = {box.id: k for k, box in enumerate(group.inner)}
     group.arrows.sort(key=lambda arrow: (number[arrow.source], number[arrow.target]))
     for box in order:
         if box.inner and len(ways := group.after(box)) == 1:
             ways[0].sure = True  # an inner graph may end in several ways that all lead there
+
+
+def _after_all_before(group: Box, order: Sequence[Box]) -> list[Box]:
+    """`order`, but each box behind all that lead to it: one of two ways may be the longer. In a circle as it was."""
+    onwards = [arrow for arrow in group.arrows if arrow.source not in _led_to(group, arrow.target)]
+    rest, placed = list(order), list[Box]()
+    while rest:
+        left = {box.id for box in rest}
+        waiting = {arrow.target for arrow in onwards if arrow.source in left}
+        placed.append(next((box for box in rest if box.id not in waiting), rest[0]))
+        rest.remove(placed[-1])
+    return placed
+
+
+def _led_to(group: Box, start: str) -> set[str]:
+    """The boxes that are come to from one, itself included."""
+    found, new = {start}, {start}
+    while new:
+        new = {arrow.target for arrow in group.arrows if arrow.source in new} - found
+        found |= new
+    return found
 
 
 def collapse(whole: Box) -> None:

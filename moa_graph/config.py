@@ -14,14 +14,17 @@ from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from moa_graph.budget import Budget, OnExceed
+from moa_graph.deciding import KINDS
+from moa_graph.described import described
 from moa_graph.errors import MoAConfigError
-from moa_graph.estimate import Asked, Estimate, estimate
+from moa_graph.estimate import Asked, Beside, Estimate, estimate
 from moa_graph.graph import create_moa
-from moa_graph.models import Model, rate_limiter, resolve
+from moa_graph.models import UNSET, Model, rate_limiter, resolve
 from moa_graph.panel import Layer, Proposer
 from moa_graph.policy import LayerPolicy
 from moa_graph.prices import TABLES, Price, Prices, read_prices
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Fit, Prompt
+from moa_graph.roles import cast_in
 from moa_graph.stats import usual_output
 
 __all__ = ["MoAConfig", "preset_text", "presets"]
@@ -126,7 +129,20 @@ def _as_mapping(given: Any) -> Any:
 _Member = Annotated[ProposerConfig, BeforeValidator(_as_mapping)]
 
 
-class LayerConfig(_Strict):
+class StepsConfig(_Strict):
+    """What happens beside proposing (see `moa_graph.described`), and the proposers' roles.
+
+    For the mixture: in every layer that says nothing of its own; a layer's `null` switches it off there.
+    """
+
+    route: Any = None
+    select: Any = None
+    critique: Any = None
+    stop: Any = None
+    roles: list[Any] | None = None
+
+
+class LayerConfig(StepsConfig):
     """One layer's panel, with a policy of its own; a plain list is the same with `proposers` alone."""
 
     proposers: list[_Member]
@@ -160,7 +176,7 @@ Panel = Annotated[list[_Member], Tag("panel")]
 Panels = Annotated[list[Annotated[LayerConfig, BeforeValidator(_as_layer)]], Tag("panels")]
 
 
-class MoAConfig(_Strict):
+class MoAConfig(StepsConfig):
     """A mixture, described. `MoAConfig.preset("moa-lite")`, `MoAConfig.from_yaml(path)`, or keywords.
 
     Raises MoAConfigError naming the file, the key and the valid choices.
@@ -222,6 +238,7 @@ class MoAConfig(_Strict):
         try:
             config._own_prices()
             config._budget()
+            config._layers()
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
         return config
@@ -244,7 +261,7 @@ class MoAConfig(_Strict):
     def arguments(self, stand_in: StandIn | None = None) -> dict[str, Any]:
         """What is described here, as `create_moa` takes it."""
         return {
-            "proposers": [self._member(member, stand_in) for member in self.proposers],
+            "proposers": self._proposers(stand_in),
             "aggregator": [model.proposer(self, stand_in) for model in self.aggregator],
             "layers": self.layers,
             "policy": self.policy.policy(),
@@ -260,11 +277,24 @@ class MoAConfig(_Strict):
         line (`moa_graph.stats`), else assumed. Raises MoAConfigError as `build` does, models and keys apart.
         """
         panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self._panels()]
+        beside = [self._beside(layer) for layer in self._layers()]
         if _one_or_many(self.proposers) == "panel":
-            panels = panels * (self.depth - 1)
+            panels, beside = panels * (self.depth - 1), beside * (self.depth - 1)
+        beside[-1:] = [[one for one in last if one.kind != "stop"] for last in beside[-1:]]
         final = self._asked(self.aggregator[0])
         usual = usual_output(sorted({one.model for panel in [*panels, [final]] for one in panel}))
-        return estimate(panels, final, messages, self._prompt(), usual)
+        return estimate(panels, final, messages, self._prompt(), usual, beside)
+
+    def _beside(self, layer: Layer) -> list[Beside]:
+        """Whom a layer's steps ask, in the order in which they do."""
+        asked = []
+        for kind in KINDS:
+            if (step := getattr(layer, kind)) is not None and step.model is not None:
+                model, most = step.model, step.model.max_tokens
+                prices = Prices({str(model.model): model.price} if model.price else None)
+                most = self.max_tokens if most is UNSET else most
+                asked.append(Beside(kind, Asked(str(model.model), model.system, most, prices)))
+        return asked
 
     def _asked(self, model: ProposerConfig) -> Asked:
         said = model.max_tokens if "max_tokens" in model.model_fields_set else self.max_tokens
@@ -272,14 +302,31 @@ class MoAConfig(_Strict):
         return Asked(model.model, model.system, said, Prices({model.model: price} if price else None))
 
     def _panels(self) -> list[list[ProposerConfig]]:
-        """The panel of every layer, or the one that they share."""
+        """The panel of every layer, or the one that they share, in their roles."""
+        return [self._panel(given) for given in self._given()]
+
+    def _given(self) -> list[LayerConfig | None]:
+        """What is said of each layer; None: of all of them here."""
         if _one_or_many(self.proposers) == "panel":
-            return [[one for one in self.proposers if isinstance(one, ProposerConfig)]]
-        return [one.proposers for one in self.proposers if isinstance(one, LayerConfig)]
+            return [None]
+        return [one for one in self.proposers if isinstance(one, LayerConfig)]
+
+    def _panel(self, given: LayerConfig | None) -> list[ProposerConfig]:
+        models = given.proposers if given else [one for one in self.proposers if isinstance(one, ProposerConfig)]
+        if (roles := self._said(given, "roles")) is None:
+            return models
+        return cast_in(models, roles, lambda one, changes: one.model_copy(update=changes))
+
+    def _said(self, given: LayerConfig | None, key: str) -> Any:
+        """What a layer says, or else the mixture."""
+        return getattr(given, key) if given and key in given.model_fields_set else getattr(self, key)
 
     def models(self) -> list[Proposer]:
-        """Every model described here, the final ones too, in order."""
-        return [model.proposer(self) for group in [*self._panels(), self.aggregator] for model in group]
+        """Every model described here, those of steps and the final ones too, in order."""
+        panels = [model.proposer(self) for panel in self._panels() for model in panel]
+        steps = [getattr(layer, kind) for layer in self._layers() for kind in KINDS]
+        beside = [step.model for step in steps if step is not None and step.model is not None]
+        return [*panels, *beside, *(model.proposer(self) for model in self.aggregator)]
 
     def own(self, model: ProposerConfig) -> dict[str, Any]:
         """What is said of this model that its provider does not need: its price, its context window."""
@@ -293,11 +340,45 @@ class MoAConfig(_Strict):
     def _own_prices(self) -> dict[str, Price]:
         return read_prices(self.prices, folder=Path(), where="prices") if self.prices else {}
 
-    def _member(self, member: ProposerConfig | LayerConfig, stand_in: StandIn | None) -> Proposer | Layer:
-        if isinstance(member, ProposerConfig):
-            return member.proposer(self, stand_in)
-        panel = [model.proposer(self, stand_in) for model in member.proposers]
-        return Layer(panel, policy=member.policy.policy() if member.policy else None)
+    def _proposers(self, stand_in: StandIn | None) -> Any:
+        """Layers; or one panel for all of them, a plain list where nothing happens in it beside proposing."""
+        layers = self._layers(stand_in)
+        if _one_or_many(self.proposers) == "panels":
+            return layers
+        return layers[0] if any(getattr(layers[0], kind) is not None for kind in KINDS) else layers[0].proposers
+
+    def _layers(self, stand_in: StandIn | None = None) -> list[Layer]:
+        """Each layer as it is described, or the one that they share. Raises MoAConfigError naming the key."""
+        layers = []
+        for k, given in enumerate(self._given(), 1):
+            try:
+                layers.append(self._layer(given, stand_in))
+            except MoAConfigError as error:
+                raise MoAConfigError(f"proposers.{k}.{error}" if given else str(error)) from error
+        return layers
+
+    def _layer(self, given: LayerConfig | None, stand_in: StandIn | None) -> Layer:
+        panel = [model.proposer(self, stand_in) for model in self._panel(given)]
+        steps = {
+            kind: described(kind, said, self._model(stand_in)) for kind in KINDS if (said := self._said(given, kind))
+        }
+        for kind, step in steps.items():
+            if stand_in is not None and getattr(step, "embed", None) is not None:
+                steps[kind] = replace(step, embed=None)
+        return Layer(panel, given.policy.policy() if given and given.policy else None, **steps)
+
+    def _model(self, stand_in: StandIn | None) -> Callable[[Any], Proposer]:
+        """How a model within a step is read."""
+
+        def read(given: Any) -> Proposer:
+            if not isinstance(given, str | dict):
+                raise MoAConfigError(f'"provider:model" or a mapping with `model` is needed, not {_kind(given)}')
+            try:
+                return ProposerConfig.model_validate(_as_mapping(given)).proposer(self, stand_in)
+            except ValidationError as error:
+                raise MoAConfigError(_said(error, ProposerConfig)) from error
+
+        return read
 
     def _prompt(self) -> Prompt:
         given = self.prompt
@@ -360,7 +441,7 @@ _WITHIN: dict[str, type[_Strict]] = {
 }
 
 
-def _said(error: ValidationError) -> str:
+def _said(error: ValidationError, described: type[_Strict] = MoAConfig) -> str:
     """The first thing that is wrong, in one line: key, why, what would be valid. A misspelt key goes first."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
@@ -368,7 +449,7 @@ def _said(error: ValidationError) -> str:
     keys = [part for k, part in enumerate(place) if k == 0 or part not in ("panel", "panels")]
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in keys)
     if first["type"] == "extra_forbidden":
-        valid = _keys_beside(first["loc"])
+        valid = _keys_beside(first["loc"], described)
         near = difflib.get_close_matches(str(keys[-1]), valid, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"{where}: unknown key; {hint}one of {', '.join(valid)}"
@@ -383,7 +464,7 @@ def _said(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {shown}"
 
 
-def _keys_beside(place: Sequence[Any]) -> list[str]:
+def _keys_beside(place: Sequence[Any], described: type[_Strict]) -> list[str]:
     names = [part for part in place[:-1] if isinstance(part, str)]
-    kind = _WITHIN.get(names[-1], ProposerConfig) if names else MoAConfig
+    kind = _WITHIN.get(names[-1], ProposerConfig) if names else described
     return sorted(kind.model_fields)

@@ -1,7 +1,7 @@
 """What a run is going to take, before anything is asked: calls, tokens, $ and TFLOPs, layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from typing_extensions import TypedDict
@@ -14,7 +14,11 @@ from moa_graph.prompts import Prompt, x_next
 from moa_graph.reading import likely_output
 from moa_graph.receipt import known, total
 
-__all__ = ["Asked", "Estimate", "LayerEstimate", "estimate"]
+__all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate"]
+
+_INSTRUCTION: Final = 200  # tokens of what a judge or a critic is told
+_VERDICT: Final = 30  # tokens of a decision
+_CRITIQUE: Final = 90  # and of a critique of 60 words
 
 
 class LayerEstimate(TypedDict):
@@ -55,33 +59,42 @@ class Asked(NamedTuple):
     prices: Prices
 
 
+class Beside(NamedTuple):
+    """Whom a step of a layer asks: its kind is `route`, `select`, `critique` or `stop`."""
+
+    kind: str
+    asked: Asked
+
+
 def estimate(
     panels: Sequence[Sequence[Asked]],
     final: Asked,
     messages: Any,
     prompt: Prompt,
     usual: Mapping[str, float],
+    beside: Sequence[Sequence[Beside]] = (),
 ) -> Estimate:
     """What the panels and the final model are going to take for `messages` (a text, or what LangChain takes).
 
     An answer is expected to have `usual[model]` tokens, else `moa_graph.budget.USUAL_OUTPUT`, and never more than
-    `max_tokens`. Raises MoAConfigError where there is no message.
+    `max_tokens`. `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
+    Raises MoAConfigError where there is no message.
     """
     conversation = _messages(messages)
-    instruction = about(prompt.synthesis([]))
+    instruction, question = about(prompt.synthesis([])), about_messages(conversation)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
     for number, asked in enumerate([*panels, [final]], 1):
         references = instruction + sum(before) + 4 * len(before) if before else 0
         given = [about_messages(x_next(conversation, "", one.system)) + references for one in asked]
         before = [_output(one, usual) for one in asked]
-        costs = [_cost(one, *tokens) for one, *tokens in zip(asked, given, before, strict=True)]
-        operations.append([tflops([one.model], said) for one, said in zip(asked, before, strict=True)])
-        layers.append(
-            LayerEstimate(
-                layer=number, calls=len(asked), input_tokens=sum(given), output_tokens=sum(before),
-                cost_usd=total(costs), cost_usd_at_least=known(costs), tflops=total(operations[-1]),
-            )
-        )  # fmt: skip
+        calls = [*zip(asked, given, before, strict=True)]
+        operations.append([tflops([one.model], said) for one, _, said in calls])
+        for kind, one in beside[number - 1] if number <= len(beside) else ():
+            made = _judged(kind, one, question, before)
+            calls += made
+            if kind == "critique":
+                before = [said + more for said, (*_, more) in zip(before, made, strict=True)]
+        layers.append(_layer(number, calls))
     everyone = {one.model for asked in [*panels, [final]] for one in asked}
     return Estimate(
         layers=layers,
@@ -94,6 +107,23 @@ def estimate(
         tflops_total=total(layer["tflops"] for layer in layers),
         measured=sorted(everyone & usual.keys()),
     )
+
+
+def _judged(kind: str, one: Asked, question: int, answers: Sequence[int]) -> list[tuple[Asked, int, int]]:
+    """The calls of a step, with tokens in and out: a critique's for each answer, else one."""
+    said = _CRITIQUE if kind == "critique" else _VERDICT
+    said = said if one.max_tokens is None else min(said, one.max_tokens)
+    read = [0] if kind == "route" else answers if kind == "critique" else [sum(answers)]
+    return [(one, _INSTRUCTION + question + tokens, said) for tokens in read]
+
+
+def _layer(number: int, calls: Sequence[tuple[Asked, int, int]]) -> LayerEstimate:
+    costs = [_cost(*call) for call in calls]
+    return LayerEstimate(
+        layer=number, calls=len(calls), input_tokens=sum(given for _, given, _ in calls),
+        output_tokens=sum(said for *_, said in calls), cost_usd=total(costs), cost_usd_at_least=known(costs),
+        tflops=total(tflops([one.model], said) for one, _, said in calls),
+    )  # fmt: skip
 
 
 def _messages(given: Any) -> list[BaseMessage]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
-from moa_graph.config import LayerConfig, MoAConfig, ProposerConfig, _said, presets
+from moa_graph.config import LayerConfig, MoAConfig, ProposerConfig, StepsConfig, _said, presets
 from moa_graph.errors import MoAConfigError
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE
 
@@ -156,9 +156,9 @@ class Form(BaseModel):
         policy = {name: filled[name] for name in _POLICY if name in filled}
         panels: Sequence[ProposerConfig | LayerConfig] = preset.proposers
         if self.panel:
-            panels = _panel(self.panel, preset)
+            panels = _in_its_steps(preset, _panel(self.panel, preset))
             changes.setdefault("layers", preset.depth)
-            policy.setdefault("quorum", min(preset.policy.quorum, len(panels)))
+            policy.setdefault("quorum", min(preset.policy.quorum, len(self.panel)))
         finals = [_model(self.aggregator, preset)] if self.aggregator else preset.aggregator
         if self.prompt is not None:
             changes["prompt"] = preset.prompt.model_copy(update={"text": self.prompt, "file": None})
@@ -207,6 +207,14 @@ def _panel(given: Sequence[str], preset: MoAConfig) -> list[ProposerConfig]:
     return [named.get(name) or _model(name, preset) for name in given]
 
 
+def _in_its_steps(preset: MoAConfig, panel: list[ProposerConfig]) -> Sequence[ProposerConfig | LayerConfig]:
+    """The panel of every layer; in layers with steps or roles of their own, which are kept."""
+    layers = [one for one in preset.proposers if isinstance(one, LayerConfig)]
+    if not any(one.model_fields_set & StepsConfig.model_fields.keys() for one in layers):
+        return panel
+    return [one.model_copy(update={"proposers": panel, "policy": None}) for one in layers]
+
+
 def _model(name: str, preset: MoAConfig) -> ProposerConfig:
     """A model, with what the preset says that it needs."""
     like = next((one for one in _known(preset) if one.model == name), None)
@@ -218,4 +226,5 @@ def _member(given: ProposerConfig | LayerConfig, sampling: Changes, policy: Chan
     if isinstance(given, ProposerConfig):
         return given.model_copy(update=sampling)
     own = given.policy and given.policy.model_copy(update=policy)
-    return LayerConfig(proposers=[one.model_copy(update=sampling) for one in given.proposers], policy=own)
+    panel = [one.model_copy(update=sampling) for one in given.proposers]
+    return given.model_copy(update={"proposers": panel, "policy": own})

@@ -172,6 +172,8 @@ def _asked_by(step: Step, number: int, kind: str, policy: LayerPolicy, where: st
     if step.model is None:
         return None
     proposer = step.model if isinstance(step.model, Proposer) else Proposer(step.model)
+    if proposer.samples != 1:
+        raise MoAConfigError(f"{where}: its model is asked once: samples goes with proposers")
     return seated(number, 0, proposer.name or kind, proposer.resolve(where), proposer, policy, where)
 
 

@@ -289,7 +289,10 @@ def test_prompt_twice():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"agregator": "x:b"}, r"agregator: unknown key; did you mean aggregator\? one of aggregator, budget, desc"),
+        (
+            {"agregator": "x:b"},
+            r"agregator: unknown key; did you mean aggregator\? one of aggregator, budget, critique, desc",
+        ),
         ({"colour": "red"}, r"colour: unknown key; one of aggregator"),
         ({"policy": {"retrys": 1}}, r"policy\.retrys: unknown key; did you mean retries\? one of grace, max_conc"),
         ({"prompt": {"txt": "a"}}, r"prompt\.txt: unknown key; did you mean text\? one of envelope, file, "),

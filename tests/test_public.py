@@ -24,7 +24,7 @@ LEVELS = [
     {"admission", "aggregator", "critique", "route", "select", "stop"},
     {"nodes"},
     {"deciding", "final"},
-    {"graph"},
+    {"graph", "described"},
     {"config"},
     {"advice", "chat_answer", "chat_run"},
     {"choose", "form"},
