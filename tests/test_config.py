@@ -300,7 +300,10 @@ def test_prompt_twice():
             {"proposers": ["x:a", {"model": "x:b", "sample": 2}]},
             r"proposers\.2\.sample: unknown key; did you mean samples\? one of api_key_env, base_url",
         ),
-        ({"proposers": [{"proposers": ["x:a"], "polcy": {}}]}, r"proposers\.1\.polcy: .*policy\? one of policy, pro"),
+        (
+            {"proposers": [{"proposers": ["x:a"], "polcy": {}}]},
+            r"proposers\.1\.polcy: .*policy\? one of critique, policy, pro",
+        ),
         (
             {"proposers": [["x:a"], {"proposers": ["x:a"], "policy": {"gracee": 1}}]},
             r"proposers\.2\.policy\.gracee: unknown key; did you mean grace\?",

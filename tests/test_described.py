@@ -143,7 +143,7 @@ def test_the_models_of_steps_are_known() -> None:
 
 
 def test_an_estimate_counts_them() -> None:
-    """One call for a route, a TopK and a judge, one per answer for a critique; for a stop none behind the last layer."""
+    """One call for a route, a TopK and a judge, one per answer for a critique; none for a stop behind the last."""
     steps = {
         "route": "x:r", "select": {"by": "top_k", "k": 2, "judge": "x:j"}, "critique": "x:c",
         "stop": {"by": "judge", "model": "x:j"},
