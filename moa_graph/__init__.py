@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moa_graph.aggregator import Consistent, Rank, Synthesize, Vote
     from moa_graph.budget import Budget
     from moa_graph.chat_model import ChatMoA
     from moa_graph.config import MoAConfig
@@ -28,6 +29,7 @@ __all__ = [
     "BudgetExceededError",
     "ChatMoA",
     "Cluster",
+    "Consistent",
     "Critique",
     "Diverse",
     "FinalError",
@@ -42,15 +44,19 @@ __all__ = [
     "Proposal",
     "Proposer",
     "QuorumError",
+    "Rank",
     "Receipt",
     "Route",
     "Sentinel",
+    "Synthesize",
     "TopK",
+    "Vote",
     "create_layer",
     "create_moa",
 ]
 
 _HOME = {
+    "aggregator": ["Consistent", "Rank", "Synthesize", "Vote"],
     "budget": ["Budget"],
     "chat_model": ["ChatMoA"],
     "config": ["MoAConfig"],

@@ -54,10 +54,15 @@ def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, ter
         aside = _rest(state, terms)
     else:
         answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
-        aside = expected(terms.finals[0], state) if answer else Amount()
+        aside = _at_end(terms, state) if answer else Amount()
     if not (why := purse.hold(run, needs, aside)) and not purse.budget.shared:
-        purse.promise(run, expected(terms.finals[0], state))
+        purse.promise(run, _at_end(terms, state))
     return why
+
+
+def _at_end(terms: Terms, state: State) -> Amount:
+    """What the final model is expected to take; nothing where none is asked."""
+    return expected(terms.finals[0], state) if terms.finals else Amount()
 
 
 def _rest(state: State, terms: Terms) -> Amount:

@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from moa_graph.aggregator import Synthesize, aggregator_of, mapped, models_of
 from moa_graph.asking import unheard
 from moa_graph.cache import identity
 from moa_graph.errors import MoAConfigError
@@ -39,8 +40,21 @@ def fitted(arguments: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     if tools:
         choice = given.get("tool_choice")
         keywords |= {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
-    finals = [_as(_Decider, model, given=keywords) for model in _listed(arguments["aggregator"])]
-    return {**arguments, "proposers": _each(arguments["proposers"], told), "aggregator": finals}
+    family = _deciding(arguments["aggregator"], keywords)
+    return {**arguments, "proposers": _each(arguments["proposers"], told), "aggregator": family}
+
+
+def _deciding(aggregator: Any, keywords: Mapping[str, Any]) -> Any:
+    """The aggregator, whose model is given these; one that chooses an answer reads tool calls as text."""
+    family = aggregator_of(aggregator)
+    if isinstance(family, Synthesize):
+        return mapped(aggregator, lambda model: _as(_Decider, model, given=keywords))
+    if keywords:
+        raise MoAConfigError(
+            f"aggregator: {family.name} gives a proposer's answer word for word and cannot be given "
+            f"{', '.join(keywords)}: choose Synthesize(model)"
+        )
+    return mapped(family, lambda model: _adviser(model, None))
 
 
 def sampled(arguments: Mapping[str, Any], sampling: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def sampled(arguments: Mapping[str, Any], sampling: Mapping[str, Any], **paramet
 
     if not (sampling or parameters):
         return dict(arguments)
-    return {**arguments, "proposers": of(arguments["proposers"]), "aggregator": of(arguments["aggregator"])}
+    return {**arguments, "proposers": of(arguments["proposers"]), "aggregator": mapped(arguments["aggregator"], of)}
 
 
 def _each(panels: Any, told: str | None) -> Any:
@@ -183,8 +197,11 @@ def identities(arguments: Mapping[str, Any], own: str) -> dict[str, Any]:
 
     `own` tells the mixture itself: that counts where a chain, an agent or a function is in it, which have no name.
     """
-    models = [_proposer(model) for model in (*_members(arguments["proposers"]), *_listed(arguments["aggregator"]))]
+    aggregator = arguments["aggregator"]
+    models = [_proposer(model) for model in (*_members(arguments["proposers"]), *models_of(aggregator))]
     rest = [repr(arguments.get(name)) for name in ("layers", "policy", "prompt")]
+    if not isinstance(family := aggregator_of(aggregator), Synthesize):
+        rest += [repr(mapped(family, lambda _: "")), *([own] if callable(getattr(family, "extract", None)) else [])]
     made = json.dumps([[_identity(model, own) for model in models], _shape(arguments["proposers"]), rest], default=str)
     digest = hashlib.sha256(made.encode()).hexdigest()[:32]
     return {"models": [_named(model.model) for model in models], "mixture": digest}
@@ -210,10 +227,6 @@ def _shape(panels: Any) -> Any:
         steps = (panels.route, panels.select, panels.critique, panels.stop)
         return [len(panels.proposers), repr(panels.policy), *map(repr, filter(None, steps))]
     return [_shape(p) for p in panels] if isinstance(panels, list | tuple) else 1
-
-
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _identity(proposer: Proposer, own: str) -> list[Any]:

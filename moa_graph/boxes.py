@@ -94,7 +94,8 @@ def _box(place: str, name: str, about: Mapping[str, Any]) -> Box:
         return Box(place, name.strip("_"), role=place, look="edge")
     role = about.get("moa_role", "")
     look = {"aggregate": "edge", "final": "final"}.get(role, "default")
-    return Box(place, name, about.get("moa_model", ""), role, about.get("moa_layer", 0), look)
+    model = " · ".join(filter(None, [about.get("moa_aggregator"), about.get("moa_model")]))
+    return Box(place, name, model, role, about.get("moa_layer", 0), look)
 
 
 def _group(path: str, groups: dict[str, Box]) -> Box:
@@ -270,7 +271,8 @@ def _colour_final(mixture: Box, receipt: Receipt) -> None:
     for final in mixture.of("final"):
         final.look, final.said = _fared(call)
         if call["error"]:  # why those before it failed
-            final.model, final.said = call["model"], f"{final.said} (fallback)"
+            kind, between, _ = final.model.rpartition(" · ")
+            final.model, final.said = f"{kind}{between}{call['model']}", f"{final.said} (fallback)"
     tokens = f"{receipt['input_tokens']:,} tokens in, {receipt['output_tokens']:,} out"
     if (usd := receipt.get("cost_usd")) is not None and usd > 0:
         tokens += f" · ${usd:.2g}"

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from moa_graph.aggregator import Aggregator, Consistent, Otherwise, Rank, Synthesize, Vote, aggregator_of, models_of
 from moa_graph.budget import Budget, OnExceed
 from moa_graph.deciding import KINDS
 from moa_graph.described import described
@@ -122,6 +123,14 @@ def _sampling(given: BaseModel) -> dict[str, Any]:
     return {name: getattr(given, name) for name in _SAMPLING if name in given.model_fields_set}
 
 
+def _as_list(given: Any) -> Any:
+    return given if isinstance(given, list) else [given]
+
+
+def _as_model(given: Any) -> Any:
+    return {"model": given} if isinstance(given, str | list) else given
+
+
 def _as_mapping(given: Any) -> Any:
     return {"model": given} if isinstance(given, str) else given
 
@@ -149,6 +158,80 @@ class LayerConfig(StepsConfig):
     policy: PolicyConfig | None = None
 
 
+class SynthesizeConfig(_Strict):
+    """`aggregator: {synthesize: …}`; see `Synthesize`."""
+
+    model: Annotated[list[_Member], BeforeValidator(_as_list)]
+
+
+class RankConfig(SynthesizeConfig):
+    """`aggregator: {rank: …}`, and `{consistent: …}`; see `Rank`, `Consistent`."""
+
+    prompt: str | None = None
+    otherwise: Otherwise = "error"
+
+
+class VoteConfig(_Strict):
+    """`aggregator: {vote: …}`; see `Vote`."""
+
+    extract: str = "number"
+    tie: "Literal['first', 'error'] | AggregatorConfig" = "first"
+    otherwise: Otherwise = "error"
+
+
+def _as_vote(given: Any) -> Any:
+    return {"extract": given} if isinstance(given, str) else given
+
+
+class AggregatorConfig(_Strict):
+    """`aggregator:` as a mapping with one of these; a model, or a list of them, is `synthesize`."""
+
+    synthesize: Annotated[SynthesizeConfig | None, BeforeValidator(_as_model)] = None
+    rank: Annotated[RankConfig | None, BeforeValidator(_as_model)] = None
+    consistent: Annotated[RankConfig | None, BeforeValidator(_as_model)] = None
+    vote: Annotated[VoteConfig | None, BeforeValidator(_as_vote)] = None
+
+    def family(self, make: Callable[[ProposerConfig], Any]) -> Aggregator:
+        """The aggregator that is described here, with what `make` makes of its models."""
+        if len(self.model_fields_set) != 1:
+            raise MoAConfigError(f"aggregator: give just one of {', '.join(sorted(type(self).model_fields))}")
+        name = next(iter(self.model_fields_set))
+        given = getattr(self, name)
+        if given is None:
+            raise MoAConfigError(
+                f"aggregator.{name}: {'give {} or what differs' if name == 'vote' else 'give a model'}"
+            )
+        own = {key: getattr(given, key) for key in given.model_fields_set}
+        if "model" in own:
+            own["model"] = [make(model) for model in own["model"]]
+        if isinstance(own.get("tie"), AggregatorConfig):
+            own["tie"] = own["tie"].family(make)
+        return _FAMILIES[name](**own)
+
+    def mapped(self, change: Callable[[ProposerConfig], ProposerConfig]) -> "AggregatorConfig":
+        """The same with other models."""
+        changed: dict[str, Any] = {}
+        for name in self.model_fields_set:
+            given = getattr(self, name)
+            if isinstance(given, SynthesizeConfig):
+                changed[name] = given.model_copy(update={"model": [change(model) for model in given.model]})
+            elif isinstance(given, VoteConfig) and isinstance(given.tie, AggregatorConfig):
+                changed[name] = given.model_copy(update={"tie": given.tie.mapped(change)})
+        return self.model_copy(update=changed)
+
+
+_FAMILIES: Final[dict[str, Callable[..., Aggregator]]] = {
+    "synthesize": Synthesize, "rank": Rank, "consistent": Consistent, "vote": Vote,
+}  # fmt: skip
+
+
+def _listed_or_family(given: Any) -> Literal["listed", "family"]:
+    if isinstance(given, AggregatorConfig):
+        return "family"
+    plain = isinstance(given, dict) and given and not given.keys() & ProposerConfig.model_fields.keys()
+    return "family" if plain else "listed"
+
+
 def _as_layer(given: Any) -> Any:
     return {"proposers": given} if isinstance(given, list) else given
 
@@ -158,10 +241,6 @@ def _one_or_many(given: Any) -> Literal["panel", "panels"]:
         isinstance(p, list | LayerConfig) or (isinstance(p, dict) and "proposers" in p) for p in given
     )
     return "panels" if layers else "panel"
-
-
-def _as_list(given: Any) -> Any:
-    return given if isinstance(given, list) else [given]
 
 
 def _as_budget(given: Any) -> Any:
@@ -174,6 +253,8 @@ def _as_prompt(given: Any) -> Any:
 
 Panel = Annotated[list[_Member], Tag("panel")]
 Panels = Annotated[list[Annotated[LayerConfig, BeforeValidator(_as_layer)]], Tag("panels")]
+Models = Annotated[list[_Member], BeforeValidator(_as_list), Tag("listed")]
+Family = Annotated[AggregatorConfig, Tag("family")]
 
 
 class MoAConfig(StepsConfig):
@@ -183,7 +264,7 @@ class MoAConfig(StepsConfig):
     """
 
     proposers: Annotated[Panel | Panels, Discriminator(_one_or_many)]
-    aggregator: Annotated[list[_Member], BeforeValidator(_as_list)]
+    aggregator: Annotated[Models | Family, Discriminator(_listed_or_family)]
     layers: int | None = None
     temperature: float | None = 0.7
     max_tokens: int | None = 2048
@@ -239,6 +320,7 @@ class MoAConfig(StepsConfig):
             config._own_prices()
             config._budget()
             config._layers()
+            config._aggregator(lambda model: model)
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
         return config
@@ -262,7 +344,7 @@ class MoAConfig(StepsConfig):
         """What is described here, as `create_moa` takes it."""
         return {
             "proposers": self._proposers(stand_in),
-            "aggregator": [model.proposer(self, stand_in) for model in self.aggregator],
+            "aggregator": self._aggregator(lambda model: model.proposer(self, stand_in)),
             "layers": self.layers,
             "policy": self.policy.policy(),
             "prompt": self._prompt(),
@@ -281,9 +363,10 @@ class MoAConfig(StepsConfig):
         if _one_or_many(self.proposers) == "panel":
             panels, beside = panels * (self.depth - 1), beside * (self.depth - 1)
         beside[-1:] = [[one for one in last if one.kind != "stop"] for last in beside[-1:]]
-        final = self._asked(self.aggregator[0])
-        usual = usual_output(sorted({one.model for panel in [*panels, [final]] for one in panel}))
-        return estimate(panels, final, messages, self._prompt(), usual, beside)
+        family = aggregator_of(self._aggregator(self._asked))
+        finals = [] if isinstance(family, Vote) else models_of(family)[:1]
+        usual = usual_output(sorted({one.model for panel in [*panels, finals] for one in panel}))
+        return estimate(panels, finals, messages, self._prompt(), usual, beside)
 
     def _beside(self, layer: Layer) -> list[Beside]:
         """Whom a layer's steps ask, in the order in which they do."""
@@ -326,7 +409,17 @@ class MoAConfig(StepsConfig):
         panels = [model.proposer(self) for panel in self._panels() for model in panel]
         steps = [getattr(layer, kind) for layer in self._layers() for kind in KINDS]
         beside = [step.model for step in steps if step is not None and step.model is not None]
-        return [*panels, *beside, *(model.proposer(self) for model in self.aggregator)]
+        return [*panels, *beside, *(model.proposer(self) for model in self.finals)]
+
+    @property
+    def finals(self) -> list[ProposerConfig]:
+        """The final model and those asked in its place, or who decides a tie, in order."""
+        return models_of(self._aggregator(lambda model: model))
+
+    def _aggregator(self, make: Callable[[ProposerConfig], Any]) -> Any:
+        """What `create_moa` is given, with what `make` makes of the models."""
+        given = self.aggregator
+        return given.family(make) if isinstance(given, AggregatorConfig) else [make(model) for model in given]
 
     def own(self, model: ProposerConfig) -> dict[str, Any]:
         """What is said of this model that its provider does not need: its price, its context window."""
@@ -438,7 +531,16 @@ _WITHIN: dict[str, type[_Strict]] = {
     "policy": PolicyConfig,
     "prompt": PromptConfig,
     "budget": BudgetConfig,
+    "family": AggregatorConfig,
+    "AggregatorConfig": AggregatorConfig,
+    "synthesize": SynthesizeConfig,
+    "rank": RankConfig,
+    "consistent": RankConfig,
+    "vote": VoteConfig,
 }
+
+
+_TAGS: Final = ("panel", "panels", "listed", "family", "AggregatorConfig")
 
 
 def _said(error: ValidationError, described: type[_Strict] = MoAConfig) -> str:
@@ -446,7 +548,7 @@ def _said(error: ValidationError, described: type[_Strict] = MoAConfig) -> str:
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = first["loc"]
-    keys = [part for k, part in enumerate(place) if k == 0 or part not in ("panel", "panels")]
+    keys = [part for k, part in enumerate(place) if k == 0 or part not in _TAGS]
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in keys)
     if first["type"] == "extra_forbidden":
         valid = _keys_beside(first["loc"], described)

@@ -10,7 +10,7 @@ from moa_graph.admission import Terms, left_out
 from moa_graph.budget import Amount
 from moa_graph.cache import Answers
 from moa_graph.errors import MoARunError, clean, describe
-from moa_graph.events import Decided, LayerLeftOut, Tell
+from moa_graph.events import LayerLeftOut, Tell, decided
 from moa_graph.nodes import Node, State
 from moa_graph.panel import Seat
 from moa_graph.reading import asked, spent
@@ -45,7 +45,7 @@ def deciding(kind: str, step: Step, seat: Seat | None, answers: Answers, terms: 
         elif layer.left_out:
             return {}
         judgement, decision = await _decided(kind, step, seat, answers, config, layer, terms, state)
-        layer.tell(_told(decision))
+        layer.tell(decided(decision))
         return {"decisions": [decision], **_WRITE[kind](judgement, decision, state, layer, terms)}
 
     return Node(kind, call)
@@ -115,13 +115,6 @@ def _count(ask: Asked | None, decision: Decision, layer: LayerRun) -> None:
 def _read_on(state: State, layer: int) -> list[Proposal]:
     own = [p for p in state.get("proposals") or () if p["layer"] == layer]
     return [p for p in own if p["status"] == "ok" and "unread" not in p]
-
-
-def _told(decision: Decision) -> Decided:
-    return Decided(
-        type="moa.decided", run=decision["run"], layer=decision["layer"], step=decision["step"], by=decision["by"],
-        chosen=decision["chosen"], said=decision["said"],
-    )  # fmt: skip
 
 
 # What each writes

@@ -68,7 +68,7 @@ class Beside(NamedTuple):
 
 def estimate(
     panels: Sequence[Sequence[Asked]],
-    final: Asked,
+    finals: Sequence[Asked],
     messages: Any,
     prompt: Prompt,
     usual: Mapping[str, float],
@@ -76,6 +76,7 @@ def estimate(
 ) -> Estimate:
     """What the panels and the final model are going to take for `messages` (a text, or what LangChain takes).
 
+    `finals`: nobody where a vote asks no model.
     An answer is expected to have `usual[model]` tokens, else `moa_graph.budget.USUAL_OUTPUT`, and never more than
     `max_tokens`. `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
     Raises MoAConfigError where there is no message.
@@ -83,7 +84,7 @@ def estimate(
     conversation = _messages(messages)
     instruction, question = about(prompt.synthesis([])), about_messages(conversation)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
-    for number, asked in enumerate([*panels, [final]], 1):
+    for number, asked in enumerate([*panels, finals], 1):
         references = instruction + sum(before) + 4 * len(before) if before else 0
         given = [about_messages(x_next(conversation, "", one.system)) + references for one in asked]
         before = [_output(one, usual) for one in asked]
@@ -95,7 +96,7 @@ def estimate(
             if kind == "critique":
                 before = [said + more for said, (*_, more) in zip(before, made, strict=True)]
         layers.append(_layer(number, calls))
-    everyone = {one.model for asked in [*panels, [final]] for one in asked}
+    everyone = {one.model for asked in [*panels, finals] for one in asked}
     return Estimate(
         layers=layers,
         calls=sum(layer["calls"] for layer in layers),

@@ -17,7 +17,7 @@ from langgraph.config import get_stream_writer
 from typing_extensions import TypedDict
 
 from moa_graph.receipt import Receipt
-from moa_graph.state import Proposal
+from moa_graph.state import Decision, Proposal
 
 __all__ = [
     "Decided",
@@ -31,6 +31,7 @@ __all__ = [
     "ProposerFirstToken",
     "ProposerStarted",
     "Tell",
+    "decided",
     "proposer_done",
     "teller",
 ]
@@ -168,6 +169,14 @@ def proposer_done(proposal: Proposal, run: str) -> ProposerDone:
     if "error" in proposal:
         told["error"] = proposal["error"]
     return told
+
+
+def decided(decision: Decision) -> Decided:
+    """The event of a decision."""
+    return Decided(
+        type="moa.decided", run=decision["run"], layer=decision["layer"], step=decision["step"], by=decision["by"],
+        chosen=decision["chosen"], said=decision["said"],
+    )  # fmt: skip
 
 
 def teller(config: RunnableConfig) -> Tell:

@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
 from moa_graph.asking import Asking
 from moa_graph.bill import UNKNOWN, Bill
-from moa_graph.budget import Amount, Purse
+from moa_graph.budget import Amount, Holding, Purse
 from moa_graph.cache import Answers
 from moa_graph.errors import FinalError, MoAError
 from moa_graph.events import Done, FinalStarted, Tell
@@ -21,39 +23,89 @@ from moa_graph.prompts import Prompt
 from moa_graph.reading import asked, expected, read, spent
 from moa_graph.receipt import Call, Receipt, final_call, receipt
 from moa_graph.run import Run, exceeded, run_of
-from moa_graph.state import Fitting, Proposal
+from moa_graph.state import Decision, Fitting, Proposal
 
-__all__ = ["final"]
+__all__ = ["End", "Tally", "Writer", "final", "final_started"]
 
 
-def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
-    """x_l -> A_{l,1}(x_l), the mixture's answer, with the receipt of the run in it.
-
-    The next of `seats` is asked when one fails before its first token. Raises FinalError, with the proposals,
-    where none is left; BudgetExceededError where its call would take more than there is.
-    """
+def final(writer: "Writer") -> Node:
+    """x_l -> A_{l,1}(x_l), the mixture's answer, with the receipt of the run in it. Raises as `Writer.write` does."""
 
     async def call(state: State, config: RunnableConfig, tell: Tell) -> dict[str, Any]:
-        run, made, began = run_of(config), state.get("proposals", []), time.monotonic()
-        stopped, tally = (state.get("carry") or {}).get("stopped") or None, Tally()
+        end = End(state, config)
+        return end.done(*await writer.write(end, state, config, tell), tell)
+
+    return Node("final", call)
+
+
+class End:
+    """One node at a mixture's end, in one run: what it asks, and the receipt of all that was asked."""
+
+    def __init__(self, state: State, config: RunnableConfig) -> None:
         asked(state)
+        self.state, self.run, self.tally = state, run_of(config), Tally()
+        self.proposals: list[Proposal] = state.get("proposals", [])
+        self.decisions: list[Decision] = list(state.get("decisions") or ())
+        self.stopped: str | None = (state.get("carry") or {}).get("stopped") or None
+        self._began = time.monotonic()
+        if self.run.purse:
+            self.run.purse.begin(Amount(*(state.get("carry") or {}).get("spent", ())))
 
-        def told(call: Call) -> Receipt:
-            call["seconds"] = round(time.monotonic() - began, 3)
-            decisions = state.get("decisions") or ()
-            return receipt(made, call, run.id, run.seconds, stopped=stopped, decisions=decisions, seed=run.seed)
+    def answers(self) -> list[Proposal]:
+        """Those of the last layer that answered, as far as they are read on."""
+        last = max((p["layer"] for p in self.proposals), default=0)
+        return [p for p in self.proposals if p["layer"] == last and p["status"] == "ok" and "unread" not in p]
 
-        if run.purse:
-            run.purse.begin(Amount(*(state.get("carry") or {}).get("spent", ())))
-        for seat in seats:
-            if run.purse and (why := _refused(run.purse, run, expected(seat, state), made)):
-                raise exceeded(run, f"before the final model {why}", made, told(tally.call(seat)))
-            held = run.holding(lambda: expected(seat, state))  # noqa: B023
-            ask, bill = Asking(seat, answers, config, may_again=held.again), UNKNOWN
-            tell(_final_started(seat, run.id, tally.failures))
+    def receipt(self, call: Call) -> Receipt:
+        call["seconds"] = round(time.monotonic() - self._began, 3)
+        run = self.run
+        return receipt(
+            self.proposals, call, run.id, run.seconds, stopped=self.stopped, decisions=self.decisions, seed=run.seed
+        )
+
+    def admit(self, seat: Seat, reads: State) -> Holding:
+        """What `seat` is held back for what it is going to take. Raises BudgetExceededError where that is too much."""
+        run = self.run
+        if run.purse and (why := _refused(run.purse, run, expected(seat, reads), self.proposals)):
+            raise exceeded(run, f"before the final model {why}", self.proposals, self.receipt(self.tally.call(seat)))
+        return run.holding(lambda: expected(seat, reads))
+
+    def failed(self, why: str, call: Call) -> FinalError:
+        """The error of a run that ends here without an answer."""
+        failure = FinalError(why, self.proposals)
+        failure.receipt = self.receipt(call)
+        self.run.end()
+        return failure
+
+    def done(self, answer: AIMessage, call: Call, tell: Tell) -> dict[str, Any]:
+        """The answer, with the receipt in it, as the state has it."""
+        self.run.end()
+        moa = self.receipt(call)
+        tell(Done(type="moa.done", run=self.run.id, receipt=moa))
+        metadata = {**answer.response_metadata, "moa": moa}
+        return {"messages": [answer.model_copy(update={"response_metadata": metadata})]}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The final model, and those that are asked in its place: the next when one fails before its first token."""
+
+    seats: Sequence[Seat]
+    answers: Answers
+    prompt: Prompt
+
+    async def write(self, end: End, reads: State, config: RunnableConfig, tell: Tell) -> tuple[AIMessage, Call]:
+        """Its answer to `reads`, a state. Raises FinalError, with the proposals, where none is left to ask;
+        BudgetExceededError where its call would take more than there is.
+        """
+        tally = end.tally
+        for seat in self.seats:
+            held = end.admit(seat, reads)
+            ask, bill = Asking(seat, self.answers, config, may_again=held.again), UNKNOWN
+            tell(final_started(seat, end.run.id, tally.failures))
             try:
                 async with seat.policy.turn(), asyncio.timeout(seat.policy.timeout) as limit:
-                    messages, fitting = await read(seat, state, prompt)
+                    messages, fitting = await read(seat, reads, self.prompt)
                     answer = await ask.answer(messages)
                     if not answer.content and not answer.tool_calls:
                         raise MoAError(no_text(answer))
@@ -64,23 +116,15 @@ def final(seats: Sequence[Seat], answers: Answers, prompt: Prompt) -> Node:
                 bill = ask.bill(error)
                 tally.failures.append(f"{seat.model.id}: {ask.why(error, limit)}")
                 tally.add(ask, bill)
-                if ask.began or seat is seats[-1]:
-                    failure = FinalError(f"the final model failed: {'; '.join(tally.failures)}", made)
-                    failure.receipt = told(tally.call(seat, "error"))
-                    run.end()
-                    raise failure from error
+                if ask.began or seat is self.seats[-1]:
+                    why = f"the final model failed: {'; '.join(tally.failures)}"
+                    raise end.failed(why, tally.call(seat, "error")) from error
                 continue
             finally:
                 held.settle(spent([counted(ask, bill)]), known=bill.cost_usd is not None)
-            run.end()
             tally.add(ask, bill)
-            moa = told(tally.call(seat, "ok", ask, fitting))
-            tell(Done(type="moa.done", run=run.id, receipt=moa))
-            metadata = {**answer.response_metadata, "moa": moa}
-            return {"messages": [answer.model_copy(update={"response_metadata": metadata})]}
+            return answer, tally.call(seat, "ok", ask, fitting)
         raise AssertionError("a mixture has a final model")
-
-    return Node("final", call)
 
 
 def _refused(purse: Purse, run: Run, need: Amount, made: Sequence[Proposal]) -> str:
@@ -125,7 +169,7 @@ class Tally:
         return call
 
 
-def _final_started(seat: Seat, run: str, failures: Sequence[str]) -> FinalStarted:
+def final_started(seat: Seat, run: str, failures: Sequence[str]) -> FinalStarted:
     told = FinalStarted(type="moa.final_started", run=run, layer=seat.layer, model=seat.model.id)
     if failures:
         told["error"] = failures[-1]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
-from moa_graph.config import LayerConfig, MoAConfig, ProposerConfig, StepsConfig, _said, presets
+from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig, StepsConfig, _said, presets
 from moa_graph.errors import MoAConfigError
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE
 
@@ -168,7 +168,7 @@ class Form(BaseModel):
                 **sampling,
                 "policy": preset.policy.model_copy(update=policy),
                 "proposers": [_member(one, sampling, policy) for one in panels],
-                "aggregator": [one.model_copy(update=sampling) for one in finals],
+                "aggregator": _final(finals, sampling),
             }
         )
 
@@ -192,13 +192,19 @@ def linked(form: type[Form], layers: int, links: Sequence[str] = ()) -> type[For
     return made
 
 
+def _final(given: Sequence[ProposerConfig] | AggregatorConfig, sampling: Changes) -> Any:
+    if isinstance(given, AggregatorConfig):
+        return given.mapped(lambda one: one.model_copy(update=sampling))
+    return [one.model_copy(update=sampling) for one in given]
+
+
 def _empty(value: Any) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def _known(preset: MoAConfig) -> list[ProposerConfig]:
     panels = [one.proposers if isinstance(one, LayerConfig) else [one] for one in preset.proposers]
-    return [one for panel in [*panels, preset.aggregator] for one in panel]
+    return [one for panel in [*panels, preset.finals] for one in panel]
 
 
 def _panel(given: Sequence[str], preset: MoAConfig) -> list[ProposerConfig]:

@@ -11,15 +11,17 @@ from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
 from moa_graph.admission import Terms
+from moa_graph.aggregator import Aggregator, Models, Synthesize, Vote, aggregator_of, models_of
 from moa_graph.budget import Budget
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
 from moa_graph.deciding import KINDS, VALID, chosen_by_route, deciding
 from moa_graph.errors import MoAConfigError
-from moa_graph.final import final
+from moa_graph.final import Writer, final
 from moa_graph.models import Model
 from moa_graph.nodes import aggregate, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seated, seats
+from moa_graph.picking import picking
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
 from moa_graph.route import as_route
@@ -58,7 +60,7 @@ def create_layer(
 
 def create_moa(
     proposers: Panels,
-    aggregator: ProposerLike | Sequence[ProposerLike],
+    aggregator: Aggregator | Models,
     layers: int | None = None,
     *,
     policy: LayerPolicy | None = None,
@@ -73,7 +75,8 @@ def create_moa(
     """A Mixture-of-Agents (arXiv 2406.04692) as a compiled graph: `messages` in, `messages` and `proposals` out.
 
     proposers: the panel of every proposer layer, or one panel per layer (a list of lists or of `Layer`).
-    aggregator: the final model; in a list, the next one is asked when one fails before its first token.
+    aggregator: the final model, which writes the answer; in a list, the next one is asked when one fails before its
+    first token. Other ways to end: `Rank(model)`, `Vote(…)`, `Consistent(model)` (`moa_graph.aggregator`).
     layers: counted as the paper counts, the final model being the last; 3 by default, or one more than the
     panels given. `layers=1` is a plain call, 2 is MoA-Lite's shape, 3 is MoA's. Calls: n·(layers-1)+1.
     prompt: what the references follow, a text or a `Prompt`. budget: what a run may spend. stream_proposers: let
@@ -88,7 +91,10 @@ def create_moa(
     panels = [seats(i, panel, policy, made) for i, panel in enumerate(described, 1)]
     last = len(panels) + 1
 
-    finals = _finals(aggregator, last, policy)
+    family = aggregator_of(aggregator)
+    finals = _finals(family, last, policy)
+    if not (panels or isinstance(family, Synthesize)):
+        raise MoAConfigError(f"aggregator: {family.name} needs answers to read, and with layers=1 there are none")
     steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
     beside = [seat for taken in steps for _, seat in taken.values() if seat]
     _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
@@ -97,7 +103,9 @@ def create_moa(
     for i, panel in enumerate(panels, 1):
         terms = Terms(panel, panels[i:], finals, said, stream_proposers, steps[i - 1])
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
-    moa.add_node("final", final(finals, Answers(cache), said), metadata=_metadata("final", last, finals[0]))
+    writer = Writer(finals, Answers(cache), said)
+    node = final(writer) if isinstance(family, Synthesize) else picking(family, writer, last)
+    moa.add_node("final", node, metadata=_about_final(family, last, finals))
 
     stops = {f"layer_{i}" for i, taken in enumerate(steps, 1) if "stop" in taken}
     for before, after in pairwise([START, *(f"layer_{i}" for i in range(1, last)), "final", END]):
@@ -182,6 +190,11 @@ def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]
     return {"moa_role": role, "moa_layer": layer, **model}
 
 
+def _about_final(family: Aggregator, layer: int, finals: Sequence[Seat]) -> dict[str, Any]:
+    kind = {} if isinstance(family, Synthesize) else {"moa_aggregator": family.name}
+    return {**_metadata("final", layer, finals[0] if finals else None), **kind}
+
+
 def _panels(proposers: Panels, layers: int | None) -> list[Layer]:
     """One panel per proposer layer."""
     if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
@@ -207,10 +220,10 @@ def _members(panel: Any) -> Sequence[ProposerLike]:
     return panel
 
 
-def _finals(aggregator: ProposerLike | Sequence[ProposerLike], layer: int, policy: LayerPolicy) -> list[Seat]:
-    """The final model and its fallbacks, in the order they are asked."""
-    given: list[Any] = list(aggregator) if isinstance(aggregator, list | tuple) else [aggregator]
-    if not given:
+def _finals(family: Aggregator, layer: int, policy: LayerPolicy) -> list[Seat]:
+    """The final model and its fallbacks, in the order they are asked; nobody where a vote asks no model."""
+    given = models_of(family)
+    if not given and not isinstance(family, Vote):
         raise MoAConfigError("there is no aggregator: give the final model")
     made = []
     for slot, one in enumerate(given, 1):

@@ -18,7 +18,7 @@ from moa_graph.events import LayerDone, LayerLeftOut, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, read, spent
+from moa_graph.reading import asked, expected, read, reference, spent
 from moa_graph.state import Carry, Proposal
 from moa_graph.waiting import KEY, LayerRun, too_few
 
@@ -106,7 +106,7 @@ class Aggregate(Node):
         answered = [p for p in own if p["status"] == "ok"]
         if len(answered) < self._quorum:
             raise too_few(self._layer, self._quorum, max(self._size, len(own)), own)
-        synthesis, spans = self._prompt.placed([_reference(p) for p in answered if "unread" not in p], seed)
+        synthesis, spans = self._prompt.placed([reference(p) for p in answered if "unread" not in p], seed)
         decided = [d for d in state.get("decisions") or () if d["layer"] == self._layer]
         used = spent([*own, *(d["call"] for d in decided if "call" in d and d["step"] != "stop")])
         before = Amount(*(state.get("carry") or {}).get("spent", ()))
@@ -128,13 +128,6 @@ class Aggregate(Node):
             )
         )  # fmt: skip
         return made
-
-
-def _reference(proposal: Proposal) -> str:
-    """An answer as the next layer reads it."""
-    if critique := proposal.get("critique"):
-        return f"{proposal['content']}\n\nA critic says of this response: {critique}"
-    return proposal["content"]
 
 
 def aggregate(layer: int, size: int, quorum: int, prompt: Prompt) -> Node:

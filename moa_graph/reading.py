@@ -11,9 +11,9 @@ from moa_graph.budget import USUAL_OUTPUT, Amount
 from moa_graph.errors import MoAConfigError
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
-from moa_graph.state import Fitting
+from moa_graph.state import Fitting, Proposal
 
-__all__ = ["asked", "expected", "likely_output", "read", "spent"]
+__all__ = ["asked", "expected", "likely_output", "read", "reference", "shown", "spent"]
 
 State = Any
 
@@ -68,6 +68,23 @@ def _references(state: State) -> list[str]:
     if carry.get("length") != len(synthesis):
         return []
     return [synthesis[start:end] for start, end in carry["spans"]]
+
+
+def reference(proposal: Proposal) -> str:
+    """An answer as the next layer reads it."""
+    if critique := proposal.get("critique"):
+        return f"{proposal['content']}\n\nA critic says of this response: {critique}"
+    return proposal["content"]
+
+
+def shown(state: State, references: Sequence[str], prompt: Prompt, seed: int | None = None) -> State:
+    """The state of who reads these references, and no others. `seed`: of their order, where it is shuffled."""
+    synthesis, spans = prompt.placed(references, None if seed is None else f"{seed}:aggregator")
+    return {
+        **state,
+        "synthesis": synthesis,
+        "carry": {**(state.get("carry") or {}), "spans": spans, "length": len(synthesis)},
+    }
 
 
 def expected(seat: Seat, state: State, more: int = 0) -> Amount:

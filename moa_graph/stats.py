@@ -318,14 +318,14 @@ def _calls(receipt: "Receipt", asked: Mapping[tuple[int, str], str]) -> Iterator
         for call in layer["proposals"]:
             if not _is_written(call):
                 yield _row(layer["layer"], "proposer", call, asked.get((layer["layer"], call["proposer"])))
-    if receipt["final"]["status"] != "unasked":
+    if receipt["final"]["status"] != "unasked" and not _is_written(receipt["final"]):
         fell_back = bool(receipt["final"]["error"])  # the one that answered is another than the first choice
         last = len(receipt["layers"]) + 1
         yield _row(last, "final", receipt["final"], None if fell_back else asked.get((0, "final")))
 
 
 def _is_written(call: "Call") -> bool:
-    """Whether a person wrote it: an answer that nobody was asked for."""
+    """Whether a person wrote it, or a vote chose it: an answer that nobody was asked for."""
     return call["status"] == "ok" and not (call["attempts"] or call["cached"] or call["resumed"])
 
 

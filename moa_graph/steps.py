@@ -5,11 +5,12 @@ node of the layer's graph that writes down what came of it. A step may ask a mod
 """
 
 import asyncio
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -125,8 +126,16 @@ class Step(Protocol):
 class Asked:
     """One step's model in one run, and what it was asked in all."""
 
-    def __init__(self, seat: Seat, answers: Answers, config: RunnableConfig, run: Run) -> None:
+    def __init__(
+        self,
+        seat: Seat,
+        answers: Answers,
+        config: RunnableConfig,
+        run: Run,
+        may_again: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._seat, self._answers, self._config, self._run = seat, answers, unheard(config), run
+        self._may_again = may_again
         self._began = time.monotonic()
         self.asked: list[tuple[Asking, Bill]] = []
 
@@ -138,10 +147,21 @@ class Asked:
                 return read(text)
             except ValueError as error:
                 why = f"{error} ({clean(text)[:80]!r})"
+            if k + 1 < tries and not self._may_again():
+                tries = k + 1  # the budget allows no more
+                break
         raise UndecidedError(f"{who}: no usable answer in {tries} attempt{'s' * (tries != 1)}: {why}", self._run.asked)
 
+    def bound(self, **keywords: Any) -> "Asked":
+        """The same model, asked with these keywords; what it is asked counts here."""
+        made = copy.copy(self)
+        runnable = cast("Any", self._seat.model.runnable).bind(**keywords)
+        made._seat = replace(self._seat, model=replace(self._seat.model, runnable=runnable))
+        return made
+
     async def _one(self, messages: list[BaseMessage], who: str, answers: Answers) -> str:
-        ask, bill = Asking(self._seat, answers, self._config), UNKNOWN
+        ask = Asking(self._seat, answers, self._config, may_again=self._may_again)
+        bill = UNKNOWN
         try:
             async with self._seat.policy.turn(), asyncio.timeout(self._seat.policy.timeout) as limit:
                 text = text_of(await ask.answer(messages))

@@ -16,7 +16,19 @@ NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.cha
 
 LEVELS = [
     {"errors", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
-    {"within", "answers", "flops", "prices", "remote", "retry", "budget", "receipt", "similarity", "verdicts"},
+    {
+        "within",
+        "answers",
+        "extract",
+        "flops",
+        "prices",
+        "remote",
+        "retry",
+        "budget",
+        "receipt",
+        "similarity",
+        "verdicts",
+    },
     {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"},
     {"panel"},
     {"asking", "reading", "estimate", "roles"},
@@ -24,6 +36,7 @@ LEVELS = [
     {"admission", "aggregator", "critique", "route", "select", "stop"},
     {"nodes"},
     {"deciding", "final"},
+    {"picking"},
     {"graph", "described"},
     {"config"},
     {"advice", "chat_answer", "chat_run"},

@@ -44,7 +44,7 @@ async def _config(talk: Talk, _: str) -> None:
         for proposer in getattr(layer, "slots", ()):
             say(f"  {proposer} ({(layer.nodes[proposer].metadata or {}).get('moa_model')})")
     say("final model")
-    for model in choice.config.aggregator:
+    for model in choice.config.finals:
         say(f"  {model.model}")
     say(", ".join(f"{key}: {value}" for key, value in choice.config.policy.model_dump(exclude_none=True).items()))
 

@@ -23,7 +23,8 @@ def tree_of(graph: Any) -> Tree:
     """The tree of a mixture's graph, with nobody asked yet."""
     layers = {name: layer.slots for name, layer in graph.get_subgraphs() if hasattr(layer, "slots")}
     panels = [sorted(layers[f"layer_{i}"], key=layers[f"layer_{i}"].get) for i in range(1, len(layers) + 1)]
-    return Tree(panels, str((graph.nodes["final"].metadata or {}).get("moa_model", "final")))
+    about = graph.nodes["final"].metadata or {}
+    return Tree(panels, str(about.get("moa_model") or about.get("moa_aggregator", "final")))
 
 
 async def run(

@@ -140,6 +140,9 @@ class Tree:
             return f"layer {event['layer']} is left out: {event['why']}"
         elif kind == "final_started":
             return self._final_started(event)
+        elif kind == "decided" and event["step"] == "aggregator":
+            self._final.said = event["said"]
+            return f"{event['by']}: {event['said']}"
         elif kind == "done":
             before = len(self._final.members) - 1  # the receipt counts the requests of those that failed too
             call = event["receipt"]["final"]
