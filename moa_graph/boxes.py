@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.runnables.graph import Graph
 from langgraph.graph import END, START
@@ -14,6 +14,10 @@ from moa_graph.state import Proposal
 
 __all__ = ["Arrow", "Box", "boxes", "collapse", "colour"]
 
+_KINDS: Final = ("route", "select", "critique", "stop")  # the roles of steps beside the proposers
+_UNASKED: Final = "not asked"
+_UNREACHED: Final = ("left out", _UNASKED)
+_LONGEST: Final = 120  # characters of a decision
 Calls = Mapping[int, Mapping[str, Mapping[str, Any]]]
 
 
@@ -94,8 +98,9 @@ def _box(place: str, name: str, about: Mapping[str, Any]) -> Box:
         return Box(place, name.strip("_"), role=place, look="edge")
     role = about.get("moa_role", "")
     look = {"aggregate": "edge", "final": "final"}.get(role, "default")
-    model = " · ".join(filter(None, [about.get("moa_aggregator"), about.get("moa_model")]))
-    return Box(place, name, model, role, about.get("moa_layer", 0), look)
+    step = about.get("moa_step", role)
+    parts = [step if step != role else "", about.get("moa_aggregator"), about.get("moa_model")]
+    return Box(place, name, " · ".join(filter(None, parts)), role, about.get("moa_layer", 0), look)
 
 
 def _group(path: str, groups: dict[str, Box]) -> Box:
@@ -158,10 +163,13 @@ def collapse(whole: Box) -> None:
     """Close the layers: one box each."""
     for box in whole.within():
         if proposers := box.of("proposer"):
-            box.model = _many([proposer.model for proposer in proposers])
+            steps = [each.name for each in box.inner if each.role in _KINDS]
+            box.model = " · ".join([_many([proposer.model for proposer in proposers]), *steps])
             answered = sum(proposer.look in ("ok", "cached") for proposer in proposers)
-            mark, look = ("✓", "ok") if answered == len(proposers) else ("-", "cut") if answered else ("✗", "failed")
-            box.look, box.said = (look, f"{mark} {box.said}") if box.said else ("default", "")
+            asked = sum(proposer.said != _UNASKED for proposer in proposers)
+            mark, look = ("✓", "ok") if answered == asked else ("-", "cut") if answered else ("✗", "failed")
+            ran = box.said and box.said not in _UNREACHED
+            box.look, box.said = (look, f"{mark} {box.said}") if ran else ("default", box.said)
             box.inner, box.arrows = [], []
 
 
@@ -198,9 +206,10 @@ def _colour(whole: Box, receipt: Receipt | Sequence[Proposal]) -> None:
         if layer.layer in calls:
             _colour_layer(layer, calls[layer.layer])
         elif isinstance(receipt, Mapping):
-            layer.said = "left out" if receipt.get("stopped") else "not asked"
+            layer.said = _UNREACHED[0] if receipt.get("stopped") else _UNREACHED[1]
     if isinstance(receipt, Mapping):
         _colour_final(fitting[0], receipt)
+        _colour_steps(fitting[0], receipt)
 
 
 def _calls(receipt: Receipt | Sequence[Proposal]) -> Calls:
@@ -252,10 +261,14 @@ def _colour_layer(layer: Box, calls: Mapping[str, Mapping[str, Any]]) -> None:
             proposers[name].look, proposers[name].said = _fared(call)
         else:
             _add(layer, name)
-    empty = {box.id for box in proposers.values() if box.look in ("cut", "failed")}
+    unasked = [box for name, box in proposers.items() if name not in calls and layer.of("route")]
+    for box in unasked:
+        box.said = _UNASKED
+    empty = {box.id for box in proposers.values() if box.look in ("cut", "failed") or box.said == _UNASKED}
+    routes = {box.id for box in layer.of("route")}
     for arrow in layer.arrows:
-        arrow.sure = arrow.source not in empty
-    asked = [*layer.of("proposer"), *layer.of("person")]
+        arrow.sure = arrow.source not in empty and not (arrow.source in routes and arrow.target in empty)
+    asked = [box for box in [*layer.of("proposer"), *layer.of("person")] if box not in unasked]
     layer.said = f"{sum(call['status'] == 'ok' for call in calls.values())} of {len(asked)} answered"
 
 
@@ -264,6 +277,25 @@ def _add(layer: Box, name: str) -> None:
     written = Box(f"{layer.id}:{name}", name, role="person", look="ok", said="✓ added by a person")
     layer.inner.insert(len(layer.of("proposer")), written)
     layer.arrows += [Arrow(written.id, box.id) for box in layer.of("aggregate")]
+
+
+def _colour_steps(mixture: Box, receipt: Receipt) -> None:
+    """What was decided, and the way that was taken behind a layer that might have been the last."""
+    said: dict[tuple[int, str], str] = {(d["layer"], d["step"]): d["said"] for d in receipt.get("decisions") or ()}
+    for layer in _layers(mixture):
+        for box in layer.inner:
+            if box.role in _KINDS and (layer.layer, box.role) in said:
+                box.look, box.said = "ok", _cut(said[layer.layer, box.role])
+    asked = {layer.id for layer in _layers(mixture) if layer.said not in _UNREACHED}
+    for layer in _layers(mixture):
+        if layer.id in asked and len(ways := mixture.after(layer)) > 1:
+            further = [way for way in ways if way.target in asked]
+            for way in ways:
+                way.sure = way in (further or [way for way in ways if mixture.of("final")[0].id == way.target])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def _colour_final(mixture: Box, receipt: Receipt) -> None:
@@ -286,7 +318,7 @@ def _fared(call: Mapping[str, Any]) -> tuple[str, str]:
             return "cached", "✓ cached" if call.get("cached") else "✓ answered before"
         usage = call.get("usage") or {}
         tokens = ", ".join(f"{usage[key]:,} {way}" for way in ("in", "out") if (key := f"{way}put_tokens") in usage)
-        return "ok", " · ".join(filter(None, (f"✓ {call['seconds']:.1f} s", tokens)))
+        return "ok", " · ".join(filter(None, (f"✓ {call['seconds']:.1f} s", tokens, "unread" * ("unread" in call))))
     after = f"after {call['seconds']:.1f} s"
     if call["status"] == "unasked":
         return "default", "not asked"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from textwrap import wrap
 from types import ModuleType
 from typing import Any, Final
 from zlib import crc32
@@ -176,7 +177,7 @@ def _inside(group: Box, ids: dict[str, str]) -> list[str]:
 
 def _label(box: Box, said: str) -> str:
     name = "<br/>".join(map(_safe, _folded(box.name)))
-    below = [*(_folded(box.model) if box.model not in ("", box.name) else []), *filter(None, [said])]
+    below = [*(_folded(box.model) if box.model not in ("", box.name) else []), *wrap(said, _LONGEST)]
     return f'"{"<br/>".join([name if box.look == "edge" else f"<b>{name}</b>", *map(_safe, below)])}"'
 
 
@@ -203,7 +204,7 @@ def _folded(text: str) -> list[str]:
         if len(lines[-1] + part) > _LONGEST and lines[-1]:
             lines.append("")
         lines[-1] += part
-    return lines
+    return [line for line in lines if line]
 
 
 def _mermaidx() -> ModuleType:
@@ -257,7 +258,9 @@ def _ways(group: Box, box: Box) -> list[str]:
     """Where it leads, unless to the next one alone."""
     arrows = group.after(box)
     following = group.inner[group.inner.index(box) + 1 :][:1]
-    if box.role in ("proposer", "person") or [arrow.target for arrow in arrows] == [each.id for each in following]:
+    if box.role in ("proposer", "person", "route") or [arrow.target for arrow in arrows] == [
+        each.id for each in following
+    ]:
         return []
     names = {each.id: each.name for each in group.inner}
     return ["→ " + ", ".join(f"{a.label}: {names[a.target]}" if a.label else names[a.target] for a in arrows)]

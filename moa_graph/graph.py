@@ -125,7 +125,7 @@ def _layer(terms: Terms, output: type, *, cache: BaseCache[Any] | None, **compil
     layer.add_node("aggregate", join, metadata=_metadata("aggregate", number))
     for kind, (step, asked) in terms.steps.items():
         node = deciding(kind, step, asked, Answers(cache), terms)
-        layer.add_node(kind, node, metadata=_metadata(kind, number, asked))
+        layer.add_node(kind, node, metadata={**_metadata(kind, number, asked), "moa_step": step.name})
     behind = [kind for kind in ("select", "critique", "aggregate", "stop") if kind in {"aggregate", *terms.steps}]
     for seat in panel:
         node = propose(seat, Answers(cache), terms)

@@ -25,8 +25,9 @@ Embed: TypeAlias = "str | Embeddings | None"
 """`"provider:model"`, any of LangChain's embeddings, or None: by the words."""
 Matrix = list[list[float]]
 
-# a number whole, a Chinese or Japanese character by itself, else a word's first six letters: "scatter", "scattered"
-_WORD: Final = re.compile(r"\d+|[\u3040-\u9fff]|\b\w{1,6}")
+_WORD: Final = re.compile(r"\w+")
+_BETWEEN: Final = str.maketrans({c: " " for c in map(chr, range(128)) if not _WORD.match(c)})  # four times as fast
+_UNSPACED: Final = re.compile(r"[\u3040-\u9fff]")  # Chinese, Japanese: each character is a word
 
 
 async def likeness(texts: Sequence[str], embed: Embed = None, timeout: float | None = None) -> Matrix:
@@ -35,8 +36,8 @@ async def likeness(texts: Sequence[str], embed: Embed = None, timeout: float | N
     Raises TimeoutError where embeddings take longer than `timeout` seconds; MoAError where they are unusable.
     """
     if embed is None:
-        words = [frozenset(_WORD.findall(text.lower())) for text in texts]
-        return _matrix(words, lambda a, b: len(a & b) / (sqrt(len(a) * len(b)) or 1.0))
+        words = [_words(text) for text in texts]
+        return _matrix(words, lambda a, b: len(a & b) / sqrt(len(a) * len(b)))
     async with asyncio.timeout(timeout):
         vectors = await (await _loops_own(embed)).aembed_documents(list(texts))
     if len(vectors) != len(texts) or len({len(vector) for vector in vectors}) > 1:
@@ -64,11 +65,18 @@ def prepare(embed: Embed, where: str) -> None:
             raise MoAConfigError(f"{where}, embed {embed!r}: {clean(str(error))}") from error
 
 
+def _words(text: str) -> set[str]:
+    """The words of a text: numbers whole, of others the first six letters ("scatter", "scattered")."""
+    low, plain = text.lower(), text.isascii()
+    found = low.translate(_BETWEEN).split() if plain else [*_WORD.findall(low), *_UNSPACED.findall(low)]
+    return {word if word.isdigit() else word[:6] for word in set(found)} or {low}
+
+
 def _matrix(things: Sequence[Any], alike: Any) -> Matrix:
     matrix = [[1.0] * len(things) for _ in things]
     for i, one in enumerate(things):
         for j in range(i):
-            matrix[i][j] = matrix[j][i] = 1.0 if one == things[j] else alike(one, things[j])
+            matrix[i][j] = matrix[j][i] = alike(one, things[j])
     return matrix
 
 

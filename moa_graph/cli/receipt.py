@@ -1,8 +1,8 @@
 """What came of a run, on standard error: one line, a table, every proposal."""
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa_graph.cli.terminal import draws, is_terminal, safe, say
+from moa_graph.cli.tree import decided
 
 if TYPE_CHECKING:
     from moa_graph.receipt import Call, Receipt
@@ -69,6 +70,10 @@ def show_proposals(proposals: Sequence["Proposal"]) -> None:
             Console(stderr=True).print(Document(proposal["content"]), end="")
         else:
             say(proposal["content"])
+        if critique := proposal.get("critique"):
+            say(f"critique: {critique}")
+        if unread := proposal.get("unread"):
+            say(f"not read on: {unread}")
     say()
 
 
@@ -84,9 +89,19 @@ def show(receipt: "Receipt") -> None:
     for _, call in calls:
         if fitting := call.get("fit"):
             say(f"{call['proposer']}: {_unread(fitting)}")
+    for decision in receipt.get("decisions") or ():
+        say(f"{decided(decision)}{_asked(decision.get('call'))}")
     reasons = [f"{call['proposer']}: {call['error']}" for _, call in calls if call.get("error")]
     for reason in dict.fromkeys(reasons):
         say(reason)
+
+
+def _asked(call: Mapping[str, Any] | None) -> str:
+    """What a decision took, where a model was asked for it."""
+    if not call:
+        return ""
+    calls = call.get("calls", call["attempts"])
+    return f" ({call['model']}: {calls} call{'s' * (calls != 1)}, {call['seconds']:.1f} s)"
 
 
 def _unread(fitting: "Fitting") -> str:
@@ -136,4 +151,5 @@ def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
 
 def _status(call: "Call") -> str:
     ends = " (max_tokens)" if call.get("finish_reason") == "length" else ""
+    ends = " (unread)" if call.get("unread") else ends
     return call["status"] + (" (cached)" if call["cached"] else " (resumed)" if call["resumed"] else ends)

@@ -11,7 +11,7 @@ from rich.text import Text
 from moa_graph.cli.terminal import safe
 from moa_graph.errors import clean
 
-__all__ = ["Tree"]
+__all__ = ["Tree", "decided"]
 
 _MARKS: Final = {
     "waiting": ("·", "dim"),
@@ -20,6 +20,8 @@ _MARKS: Final = {
     "timeout": ("✗", "red"),
     "cut": ("-", "yellow"),
     "stopped": ("-", "yellow"),
+    "unasked": ("·", "dim"),
+    "decided": ("»", "cyan"),
 }
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -61,6 +63,8 @@ class Panel:
     name: str
     members: list[Member] = field(default_factory=list)
     said: str = ""
+    steps: list[Member] = field(default_factory=list)
+    """What was decided beside the answers, as it came."""
 
     @property
     def begun(self) -> bool:
@@ -72,12 +76,24 @@ class Panel:
 
     def lines(self, width: int, *, whole: bool) -> list[Text]:
         """The layer's lines; `whole`: reasons in full, over several lines where they are long."""
-        longest = max((cell_len(safe(member.name)) for member in self.members), default=0)
+        rows = [
+            *(s for s in self.steps if s.name == "route"),
+            *self.members,
+            *(s for s in self.steps if s.name != "route"),
+        ]
+        longest = max((cell_len(safe(row.name)) for row in rows), default=0)
         room = min(longest, max(12, width * 2 // 5))
         drawn = [self._head()]
-        for member in self.members:
-            drawn += _drawn(member, room, width, last=member is self.members[-1], whole=whole)
+        for row in rows:
+            drawn += _drawn(row, room, width, last=row is rows[-1], whole=whole)
         return drawn
+
+    def decide(self, step: str, chosen: Sequence[str], said: str) -> None:
+        """A step has decided; of a route, whom it did not choose is not asked."""
+        self.steps.append(Member(step, "decided", said))
+        for member in self.members if step == "route" else ():
+            if member.name not in chosen:
+                member.end("unasked", "not asked")
 
     def _head(self) -> Text:
         return Text.assemble((self.name, "bold"), (f"  {self.said}" if self.said else "", "dim"))
@@ -85,7 +101,8 @@ class Panel:
     def line(self) -> Text:
         """The layer in one line."""
         answered = sum(member.state == "ok" for member in self.members)
-        said = f"{answered} of {len(self.members)} answered" if self.begun else f"{len(self.members)} waiting"
+        asked = sum(member.state != "unasked" for member in self.members)
+        said = f"{answered} of {asked} answered" if self.begun else f"{len(self.members)} waiting"
         return Text.assemble((self.name, "bold"), (f"  {self.said or said}", "dim"))
 
 
@@ -138,11 +155,14 @@ class Tree:
         elif kind == "layer_left_out":
             self._panels[event["layer"] - 1].said = "left out"
             return f"layer {event['layer']} is left out: {event['why']}"
-        elif kind == "final_started":
-            return self._final_started(event)
         elif kind == "decided" and event["step"] == "aggregator":
             self._final.said = event["said"]
             return f"{event['by']}: {event['said']}"
+        elif kind == "decided":
+            self._panels[event["layer"] - 1].decide(event["step"], event["chosen"], event["said"])
+            return decided(event)
+        elif kind == "final_started":
+            return self._final_started(event)
         elif kind == "done":
             before = len(self._final.members) - 1  # the receipt counts the requests of those that failed too
             call = event["receipt"]["final"]
@@ -206,6 +226,12 @@ class Tree:
         last.name = event["model"]
         last.start()
         return told
+
+
+def decided(told: Mapping[str, Any]) -> str:
+    """A decision in one line."""
+    by = f" ({told['by']})" if told["by"] != told["step"] else ""
+    return f"layer {told['layer']}, {told['step']}{by}: {told['said']}"
 
 
 def _lines(panels: Sequence[Panel], short: set[int], width: int) -> list[Text]:
