@@ -1,4 +1,4 @@
-"""The command line: `moa ask`, `moa chat`, `moa presets`, `moa draw`, `moa doctor`, `moa stats`.
+"""The command line: `moa ask`, `moa chat`, `moa presets`, `moa draw`, `moa doctor`, `moa stats`, `moa eval`.
 
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothing heavy is imported here:
 each command imports what it needs when it runs.
@@ -13,6 +13,7 @@ import typer
 
 from moa_graph import __version__
 from moa_graph.cli import ask, chat, doctor, draw, estimate, presets, stats
+from moa_graph.cli import eval as evaluating
 from moa_graph.cli.terminal import say
 
 __all__ = ["app", "main"]
@@ -32,6 +33,7 @@ app.add_typer(presets.app, name="presets")
 app.command("draw")(draw.draw)
 app.command("doctor")(doctor.doctor)
 app.command("stats")(stats.stats)
+app.add_typer(evaluating.app, name="eval")
 
 
 def _version(wanted: bool) -> None:

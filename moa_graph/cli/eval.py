@@ -1,0 +1,200 @@
+"""`moa eval`: mixtures on a benchmark or on your own prompts, beside their single models."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa_graph.cli.terminal import between, say, starting, write
+
+if TYPE_CHECKING:
+    from moa_graph.eval.generate import Progress, Stage
+    from moa_graph.eval.run import Evaluation, Plan
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Does mixing help? Measured on a benchmark, or on your own prompts.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_STAGES = ("generate", "judge", "score")
+
+
+def _number(given: str | int) -> int:
+    given = str(given)  # the default is none
+    if not given.isdecimal() or int(given) < 1:
+        raise typer.BadParameter(f"a whole number of at least 1 is needed, not {given!r}")
+    return int(given)
+
+
+def _usd(given: str) -> float:
+    try:
+        usd = float(given)
+    except ValueError:
+        usd = 0.0
+    if not 0 < usd < float("inf"):
+        raise typer.BadParameter(f"a number of $ above 0 is needed, not {given!r}")
+    return usd
+
+
+def _stage(given: str) -> str:
+    if given not in _STAGES:
+        raise typer.BadParameter(f"one of {', '.join(_STAGES)} is needed, not {given!r}")
+    return given
+
+
+@app.command()
+def run(
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK|FILE.jsonl", help="alpaca-eval, mt-bench, flask, or your own prompts.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything is kept; the same again goes on.")
+    ],
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", "-c", metavar="NAME|FILE", help="A preset or a YAML file; may be given several times."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", "-j", metavar="MODEL", help="provider:model, or a YAML file.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", metavar="N", parser=_number, help="N items, drawn by lot.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", metavar="S", help="What lots are drawn with.")] = 0,
+    baseline: Annotated[
+        str | None,
+        typer.Option("--baseline", metavar="NAME", help="Whom your own prompts are judged beside.", show_default=False),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="Where the benchmarks' data lie.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="USD", parser=_usd, help="Spend no more, in all starts.", show_default=False),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", metavar="N", parser=_number, help="How many items are asked at once.")
+    ] = 8,
+    no_singles: Annotated[
+        bool, typer.Option("--no-singles", help="The mixtures alone, without their single models.")
+    ] = False,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="|".join(_STAGES), parser=_stage, help="This one alone.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Ask every contender every item, have the answers judged, and compare. Started again, it asks nothing twice."""
+    if stage == "score":
+        _report(out, as_json=as_json)
+        return
+    with starting():
+        from moa_graph.errors import MoAConfigError
+        from moa_graph.eval.judge import judge_config
+        from moa_graph.eval.run import Evaluation, mixtures_named
+
+        if judge is None and stage != "generate":
+            raise MoAConfigError("there is no judge: give --judge provider:model, or --stage generate to ask alone")
+        evaluation = Evaluation(
+            benchmark, mixtures_named(config or []), out.expanduser(), limit=limit, seed=seed,
+            judge=None if judge is None else (judge, judge_config(judge)), singles=not no_singles, baseline=baseline,
+            data_dir=data_dir,
+        )  # fmt: skip
+        stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
+        evaluation.check(stages, budget)
+        plans = [evaluation.plan(each) for each in stages]
+    _announce(evaluation, plans)
+    ended = _stages(evaluation, stages, concurrency, budget)
+    if stage != "generate":
+        _report(evaluation.out, as_json=as_json)
+    _raise_for(ended)
+
+
+@app.command()
+def score(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of moa eval run was.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Say what the judgements come to. Reads the directory alone, and asks nobody."""
+    _report(directory, as_json=as_json)
+
+
+def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
+    """What is compared, whose data it is where that was not said before, and what it is going to take."""
+    items, contenders = len(evaluation.items), len(evaluation.contenders)
+    said = f"{items} item{'s' * (items != 1)} x {contenders} contender{'s' * (contenders != 1)}"
+    say(f"{evaluation.benchmark}: {said}")
+    if not (evaluation.out / "run.json").exists():
+        for licence in evaluation.licences():
+            say(f"data: {licence}")
+    for plan in plans:
+        say(_planned(evaluation, plan))
+
+
+def _planned(evaluation: "Evaluation", plan: "Plan") -> str:
+    from moa_graph.cli.receipt import money
+
+    what = "answers" if plan.stage == "generate" else f"judging by {evaluation.judge and evaluation.judge[0]}"
+    if not plan.left:
+        return f"{what}: all there"
+    calls = f"{plan.calls:,} call{'s' * (plan.calls != 1)}"
+    return f"{what}: about {calls} and {money(plan.cost_usd, plan.cost_usd_at_least)}"
+
+
+def _stages(
+    evaluation: "Evaluation", stages: Sequence["Stage"], concurrency: int, usd: float | None
+) -> "list[Progress]":
+    import asyncio
+
+    from moa_graph.cli.evaluating import shown
+
+    async def all_of_them() -> "list[Progress]":
+        ended = []
+        with evaluation.opened() as directory:
+            for stage in stages:
+                async with shown() as line:
+                    ended.append(
+                        await evaluation.run(stage, directory, at_once=concurrency, usd=usd, on_progress=line.take)
+                    )
+                if ended[-1].stopped:
+                    break
+        return ended
+
+    return asyncio.run(all_of_them())
+
+
+def _report(directory: Path, *, as_json: bool) -> None:
+    from moa_graph.eval.score import score as scored
+
+    report = scored(directory.expanduser())
+    if as_json:
+        write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        return
+    from moa_graph.cli.standings import show
+
+    show(report, sys.stdout)
+    between()
+
+
+def _raise_for(ended: "Sequence[Progress]") -> None:
+    """Raises MoAError where something is missing: the exit code says so."""
+    from moa_graph.errors import MoAError
+
+    for progress in ended:
+        what = "answer" if progress.stage == "generate" else "judgement"
+        if progress.stopped:
+            raise MoAError(f"{progress.left:,} {what}s are missing: {progress.stopped}; a higher --budget goes on")
+        if progress.failed:
+            told = f"{progress.failed:,} {what}{'s' * (progress.failed != 1)} failed"
+            raise MoAError(f"{told}; the same command asks again")

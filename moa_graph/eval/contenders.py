@@ -1,0 +1,195 @@
+"""Who is compared: each mixture, each single model of it, and one model in the whole panel's place."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig
+from moa_graph.errors import MoAConfigError
+from moa_graph.models import _thinks
+
+__all__ = ["Contender", "adjusted", "contenders", "fingerprint", "plain"]
+
+Kind = Literal["mixture", "single", "single-proposer"]
+
+_NO_ANSWER_IN: Final = ("description", "retired", "prices", "rate_limits", "budget", "stream_proposers")
+_ALIKE: Final = {"route": None, "roles": None}
+_NOTHING_BESIDE: Final = {**_ALIKE, "select": None, "critique": None, "stop": None}
+_SECRET: Final = re.compile(r"(?i)key|token$|secret|password|headers")
+_USER: Final = re.compile(r"//[^/@]*@")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that answers. `of`: the mixtures that it is compared to; `model`: the one that it stands for."""
+
+    name: str
+    kind: Kind
+    config: MoAConfig
+    of: tuple[str, ...] = ()
+    model: str = ""
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "kind": self.kind, "of": list(self.of), "model": self.model,
+            "calls": calls(self.config), "fingerprint": fingerprint(self.config),
+        }  # fmt: skip
+
+
+def contenders(mixtures: Mapping[str, MoAConfig], *, singles: bool = True) -> list[Contender]:
+    """The mixtures; with `singles` beside each of them:
+
+    - each of its models alone, the final one's too: one call;
+    - single-proposer mixtures: one model in the place of each proposer, the final model as it is: as many
+      calls. A mixture of one model is one already.
+
+    What two mixtures have in common is asked once.
+    """
+    found = [Contender(name, "mixture", config) for name, config in mixtures.items()]
+    for name, config in mixtures.items() if singles else ():
+        models = list(_distinct([*_panel(config), *config.finals[:1]]))
+        if config.depth == 1:
+            continue
+        found += [Contender(_label(m), "single", alone(config, m), (name,), _label(m)) for m in models]
+        panel = list(_distinct(_panel(config)))
+        found += [
+            Contender(f"single-proposer {_label(m)}", "single-proposer", repeated(config, m), (name,), _label(m))
+            for m in panel
+            if len(panel) > 1
+        ]
+    return _named(_merged(found))
+
+
+def alone(config: MoAConfig, model: ProposerConfig) -> MoAConfig:
+    """One model of a mixture, asked once."""
+    one = model.model_copy(update={"samples": 1, "name": None})
+    return config.model_copy(update={**_NOTHING_BESIDE, "proposers": [one], "aggregator": [one], "layers": 1})
+
+
+def repeated(config: MoAConfig, model: ProposerConfig) -> MoAConfig:
+    """A mixture with one model in the place of each proposer: the paper's single-proposer setting.
+
+    Nobody is to be chosen among copies, and none has a role: a route and roles are left out.
+    """
+    members = config.proposers
+    if all(isinstance(one, ProposerConfig) for one in members):
+        return config.model_copy(update={**_ALIKE, "proposers": [_many(model, members)]})
+    layers = [
+        layer.model_copy(update={**_ALIKE, "proposers": [_many(model, layer.proposers)]})
+        for layer in members
+        if isinstance(layer, LayerConfig)
+    ]
+    return config.model_copy(update={**_ALIKE, "proposers": layers})
+
+
+def _many(model: ProposerConfig, instead_of: Sequence[Any]) -> ProposerConfig:
+    return model.model_copy(update={"samples": sum(one.samples for one in instead_of), "name": None})
+
+
+def calls(config: MoAConfig) -> int:
+    """How many calls a run makes, if every model is asked once."""
+    return config.estimate("?")["calls"]
+
+
+def adjusted(config: MoAConfig, temperature: float | None, max_tokens: int | None) -> MoAConfig:
+    """With what an item says of sampling. A model that is to be sent no temperature is sent none."""
+    if temperature is None and max_tokens is None:
+        return config
+
+    def one(model: ProposerConfig) -> ProposerConfig:
+        changed: dict[str, Any] = {}
+        own = config.temperature if "temperature" not in model.model_fields_set else model.temperature
+        if temperature is not None and own is not None and not _thinks(model.model, model.params):
+            changed["temperature"] = temperature
+        said = config.max_tokens if "max_tokens" not in model.model_fields_set else model.max_tokens
+        if max_tokens is not None and said is not None:
+            changed["max_tokens"] = min(said, max_tokens)
+        return model.model_copy(update=changed)
+
+    members = [
+        one(member)
+        if isinstance(member, ProposerConfig)
+        else member.model_copy(update={"proposers": [one(model) for model in member.proposers]})
+        for member in config.proposers
+    ]
+    given = config.aggregator
+    last = given.mapped(one) if isinstance(given, AggregatorConfig) else [one(model) for model in given]
+    return config.model_copy(update={"proposers": members, "aggregator": last})
+
+
+def plain(config: MoAConfig) -> dict[str, Any]:
+    """What of a mixture has a part in its answers; no secrets."""
+    told = config.model_dump(mode="json", exclude_defaults=True)
+    kept = {name: value for name, value in told.items() if name not in _NO_ANSWER_IN}
+    kept["prompt"] = config._prompt().text
+    return {name: _clean(name, value) for name, value in kept.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if _SECRET.search(name) and name != "max_tokens":
+        return "***"
+    if isinstance(value, dict):
+        return {inner: _clean(inner, each) for inner, each in value.items()}
+    if isinstance(value, list):
+        return [_clean(name, each) for each in value]
+    return _USER.sub("//", value) if name == "base_url" and isinstance(value, str) else value
+
+
+def fingerprint(config: MoAConfig) -> str:
+    """Two mixtures with the same one give answers of the same kind."""
+    text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _panel(config: MoAConfig) -> list[ProposerConfig]:
+    """Every proposer, whatever role it has."""
+    given = [one.proposers if isinstance(one, LayerConfig) else [one] for one in config.proposers]
+    return [model for models in given for model in models]
+
+
+def _distinct(models: Sequence[ProposerConfig]) -> Iterator[ProposerConfig]:
+    seen = set()
+    for model in models:
+        if (what := _identity(model)) not in seen:
+            seen.add(what)
+            yield model
+
+
+def _identity(model: ProposerConfig) -> str:
+    said = model.model_dump(exclude={"name", "samples", "timeout", "retries"})
+    sent = {name: said[name] for name in ("temperature", "max_tokens") if name in model.model_fields_set}
+    return json.dumps({**said, "temperature": None, "max_tokens": None, "sent": sent}, sort_keys=True, default=str)
+
+
+def _label(model: ProposerConfig) -> str:
+    return f"{model.model} ({model.name})" if model.name else model.model
+
+
+def _merged(found: Sequence[Contender]) -> Iterator[Contender]:
+    """Each once: what is asked for two mixtures belongs to both."""
+    known: dict[str, Contender] = {}
+    for one in found:
+        key = f"{one.kind} {fingerprint(one.config)}" if one.kind != "mixture" else f"mixture {one.name}"
+        before = known.get(key, one)
+        of = tuple(dict.fromkeys([*before.of, *one.of]))
+        known[key] = Contender(before.name, before.kind, before.config, of, before.model)
+    yield from known.values()
+
+
+def _named(found: Iterator[Contender]) -> list[Contender]:
+    """Each with a name of its own."""
+    taken: set[str] = set()
+    made = []
+    for one in found:
+        name, number = one.name, 1
+        while name in taken:
+            number += 1
+            name = f"{one.name} #{number}"
+        if name != one.name and one.kind == "mixture":
+            raise MoAConfigError(f"the mixture {one.name!r} is given twice")
+        taken.add(name)
+        made.append(Contender(name, one.kind, one.config, one.of, one.model))
+    return made

@@ -1,0 +1,152 @@
+"""The second stage: a model judges every answer. What it says and cannot be read is kept, and is no score."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from moa_graph.choose import choose
+from moa_graph.config import MoAConfig, presets
+from moa_graph.errors import MoAConfigError
+from moa_graph.eval.contenders import Contender
+from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit, seed_of, spread
+from moa_graph.eval.items import Item
+from moa_graph.eval.store import Key, RunDirectory
+
+__all__ = ["Ask", "Rubric", "UnparsedError", "judge", "judge_config"]
+
+Answers = Callable[[str], Sequence[str] | None]
+"""A contender -> what it answered to the item in each turn; `None`: not all of it is there."""
+
+_MAX_TOKENS: Final = 2048
+
+
+class UnparsedError(ValueError):
+    """A judge's reply that says no score. Its text says why."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to the judge. `order`: of the answers it is shown, where there are two."""
+
+    item: str
+    contender: str
+    turn: int
+    messages: Sequence[tuple[str, str]]
+    read: Callable[[str], Mapping[str, Any]]
+    """The reply -> what it says, such as `{"score": 7}`. Raises UnparsedError."""
+    order: str = ""
+
+
+class Rubric(Protocol):
+    """How a benchmark judges and scores."""
+
+    unit: str
+    """What a score is, such as `of 10`."""
+
+    def asks(self, item: Item, contender: str, answers: Answers) -> Sequence[Ask]:
+        """What the judge is asked of an answer: nothing where the answer is not there."""
+
+    def score(self, item: Item, contender: str, judgements: Sequence[Mapping[str, Any]]) -> float | None:
+        """An item's score; `None` where a judgement of it is missing, or could not be read."""
+
+    def parts(self, item: Item, judgement: Mapping[str, Any]) -> Mapping[str, float]:
+        """What one judgement adds to the columns of a finer table, such as categories or skills."""
+
+
+def judge_config(given: str) -> MoAConfig:
+    """The judge: `"provider:model"`, which is asked with temperature 0; or a preset or a YAML file.
+
+    Raises MoAConfigError for what is neither.
+    """
+    if given in presets() or given.endswith((".yaml", ".yml")):
+        return choose(given).config
+    if ":" not in given:
+        raise MoAConfigError(f"--judge: {given!r} is no model: write it as provider:model, or give a YAML file")
+    from moa_graph.models import _thinks
+
+    one = {"model": given} if _thinks(given, {}) else {"model": given, "temperature": 0.0}
+    return MoAConfig(proposers=[one], aggregator=one, layers=1, max_tokens=_MAX_TOKENS)
+
+
+async def judge(
+    directory: RunDirectory,
+    items: Sequence[Item],
+    contenders: Sequence[Contender],
+    rubric: Rubric,
+    config: MoAConfig,
+    *,
+    seed: int,
+    at_once: int = AT_ONCE,
+    usd: float | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> Progress:
+    """Have every answer judged that is there and is not judged yet. What fails is asked again at the next start.
+
+    Raises MoAConfigError where the judge cannot be built, or nothing is answered yet.
+    """
+    graph = config.build(**limit(usd, directory.spent))
+    if not len(directory.answers):
+        raise MoAConfigError(f"{directory.path}: there is no answer to judge yet: run --stage generate first")
+    asks = list(_asks(directory, items, contenders, rubric, seed))
+    kept = [directory.judgements.status(_key(ask, seed)) for ask in asks]
+    todo = [ask for ask, status in zip(asks, kept, strict=True) if status not in ("ok", "unparsed")]
+    progress = Progress("judge", len(asks), before=len(asks) - len(todo), unparsed=kept.count("unparsed"))
+    on_progress(progress)
+
+    async def one(ask: Ask) -> None:
+        record = await answer(graph, ask.messages, seed_of(seed, f"{ask.item}:{ask.order}", ask.turn))
+        if reason := record.pop("stopped", None):
+            progress.stopped = progress.stopped or reason
+            return
+        record = _read(ask, record)
+        fields = dict(zip(directory.judgements.fields, _key(ask, seed), strict=True))
+        directory.judgements.append({**fields, **record})
+        progress.usd += (record.get("receipt") or {}).get("cost_usd_at_least") or 0.0
+        progress.done += record["status"] != "failed"
+        progress.failed += record["status"] == "failed"
+        progress.unparsed += record["status"] == "unparsed"
+        on_progress(progress)
+
+    await spread(todo, one, at_once, progress)
+    return progress
+
+
+def _asks(
+    directory: RunDirectory, items: Sequence[Item], contenders: Sequence[Contender], rubric: Rubric, seed: int
+) -> Iterator[Ask]:
+    for item in items:
+        known: dict[str, Sequence[str] | None] = {}
+
+        def answers(contender: str, item: Item = item, known: dict[str, Any] = known) -> Sequence[str] | None:
+            if contender not in known:
+                known[contender] = _answered(directory, item, contender, seed)
+            return known[contender]  # type: ignore[no-any-return]
+
+        for contender in contenders:
+            yield from rubric.asks(item, contender.name, answers)
+
+
+def _answered(directory: RunDirectory, item: Item, contender: str, seed: int) -> list[str] | None:
+    said = []
+    for turn in range(1, len(item.turns) + 1):
+        record = directory.answers.get((item.id, contender, seed, turn))
+        if record is None or record["status"] != "ok":
+            return None
+        said.append(record["answer"])
+    return said
+
+
+def _key(ask: Ask, seed: int) -> Key:
+    return ask.item, ask.contender, seed, ask.turn, ask.order
+
+
+def _read(ask: Ask, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgement as a line of the file has it: the reply whole, and what it says."""
+    told = {name: record[name] for name in ("status", "error", "seconds", "receipt") if name in record}
+    if record["status"] != "ok":
+        return told
+    told["reply"] = record["answer"]
+    try:
+        return {**told, **ask.read(record["answer"])}
+    except UnparsedError as error:
+        return {**told, "status": "unparsed", "error": str(error)}

@@ -1,0 +1,185 @@
+"""A whole evaluation: what it compares, what it is going to take, and its stages one after another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from moa_graph import __version__
+from moa_graph.budget import USUAL_OUTPUT
+from moa_graph.choose import choose
+from moa_graph.config import MoAConfig
+from moa_graph.errors import MoAConfigError
+from moa_graph.eval import data
+from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerprint, plain
+from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
+from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
+from moa_graph.eval.judge import judge
+from moa_graph.eval.score import rubric_of
+from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
+from moa_graph.receipt import known, total
+
+__all__ = ["Evaluation", "Plan", "mixtures_named"]
+
+_LOOKED_AT: Final = 16  # items that an estimate is made from; the others are taken to be like them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage is still going to take. `cost_usd` `None`: the price of a model is unknown."""
+
+    stage: Stage
+    left: int
+    calls: int
+    cost_usd: float | None
+    cost_usd_at_least: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation: mixtures on the items of a benchmark, or of a file of the user's own.
+
+    mixtures: name -> mixture. judge: its name and itself. singles: compare each mixture with its single models and
+    with single-proposer mixtures. baseline: the contender that the user's own prompts are judged beside; the first
+    mixture's final model alone where nothing is said.
+
+    Raises MoAConfigError: unknown benchmark or baseline, data that cannot be read.
+    """
+
+    benchmark: str
+    mixtures: Mapping[str, MoAConfig]
+    out: Path
+    judge: tuple[str, MoAConfig] | None = None
+    limit: int | None = None
+    seed: int = 0
+    singles: bool = True
+    baseline: str | None = None
+    data_dir: Path | None = None
+    items: list[Item] = field(init=False)
+    contenders: list[Contender] = field(init=False)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "items", sample(load(self.benchmark, self.data_dir), self.limit, self.seed))
+        set_(self, "contenders", contenders(self.mixtures, singles=self.singles))
+        if self.benchmark not in BENCHMARKS:
+            set_(self, "baseline", self._chosen_baseline())
+        elif self.baseline is not None:
+            raise MoAConfigError(f"a baseline goes with your own prompts; {self.benchmark} has its own way to judge")
+
+    def _chosen_baseline(self) -> str | None:
+        names = [one.name for one in self.contenders]
+        if self.baseline is None:
+            singles = [one.name for one in self.contenders if one.kind == "single"]
+            return singles[-1] if singles else names[0] if len(names) > 1 else None
+        if self.baseline not in names:
+            raise MoAConfigError(f"there is no contender {self.baseline!r} for a baseline: one of {', '.join(names)}")
+        return self.baseline
+
+    def described(self) -> dict[str, Any]:
+        """What is compared, as run.json has it."""
+        judged = self.judge and {"name": self.judge[0], "fingerprint": fingerprint(self.judge[1])}
+        configs = {name: {"fingerprint": fingerprint(c), "config": plain(c)} for name, c in self.mixtures.items()}
+        return {
+            "version": __version__, "benchmark": self.benchmark, "items": len(self.items),
+            "items_sha256": digest(self.items), "seed": self.seed, "limit": self.limit, "singles": self.singles,
+            "judge": judged or None, "baseline": self.baseline, "configs": configs,
+            "contenders": [one.told() for one in self.contenders],
+        }  # fmt: skip
+
+    def check(self, stages: Sequence[Stage], usd: float | None = None) -> None:
+        """Raises MoAConfigError where a stage cannot be begun, or the directory is another evaluation's.
+
+        Writes nothing.
+        """
+        asked = [(one.name, one.config) for one in self.contenders] if "generate" in stages else []
+        if "judge" in stages:
+            rubric_of(self.benchmark, self.data_dir, self.baseline)
+            asked += [self.judge] if self.judge else []
+        for name, config in asked:
+            built(config, name, usd)
+        check(self.out, self.described())
+
+    def licences(self) -> list[str]:
+        """Whose the data are, and under which terms."""
+        folder = self.benchmark.replace("-", "_") + "/"
+        return sorted({source.licence for name, source in data.SOURCES.items() if name.startswith(folder)})
+
+    def plan(self, stage: Stage) -> Plan:
+        """What a stage is still going to take, from a few of the items. Nobody is asked."""
+        costs, least, calls, left = list[float | None](), list[float](), 0.0, 0
+        for one, pending in self._pending(stage):
+            left += len(pending)
+            looked_at = pending[:: max(1, len(pending) // _LOOKED_AT)]
+            made = [self._estimates(stage, one, item) for item in looked_at]
+            share = len(pending) / max(1, len(looked_at))
+            calls += share * sum(each["calls"] for estimates in made for each in estimates)
+            cost = total(each["cost_usd"] for estimates in made for each in estimates)
+            costs.append(None if cost is None else cost * share)
+            least.append(share * known(each["cost_usd_at_least"] for estimates in made for each in estimates))
+        return Plan(stage, left, round(calls), total(costs), known(least))
+
+    def _pending(self, stage: Stage) -> list[tuple[Contender, list[Item]]]:
+        """What is not done, by contender."""
+        fields, file = (ANSWER, "answers.jsonl") if stage == "generate" else (JUDGEMENT, "judgements.jsonl")
+        lines = Lines(self.out / file, fields)
+        orders = ("first", "second") if self.baseline and stage == "judge" else ("",)
+        done = ("ok",) if stage == "generate" else ("ok", "unparsed")
+
+        def is_done(one: Contender, item: Item) -> bool:
+            keys = [(item.id, one.name, self.seed, turn) for turn in range(1, len(item.turns) + 1)]
+            whole = keys if stage == "generate" else [(*key, order) for key in keys for order in orders]
+            return all(lines.status(key) in done for key in whole)
+
+        asked = [one for one in self.contenders if stage == "generate" or one.name != self.baseline]
+        return [(one, [item for item in self.items if not is_done(one, item)]) for one in asked]
+
+    def _estimates(self, stage: Stage, one: Contender, item: Item) -> list[Any]:
+        """An estimate for each call of a judge, or each run of a contender, that an item takes."""
+        answer = "word " * USUAL_OUTPUT
+        questions = [*(message["content"] for message in item.history), *item.turns]
+        if stage == "judge":
+            assert self.judge is not None, "a plan to judge has a judge"
+            shown, times = (2, 2) if self.baseline else (1, len(item.turns))
+            text = "\n".join([*questions, *item.reference, *([answer] * shown)])
+            return [self.judge[1].estimate(text)] * times
+        config = adjusted(one.config, item.temperature, item.max_tokens)
+        before = len(questions) - len(item.turns)
+        return [
+            config.estimate("\n".join([*questions[: before + k + 1], *([answer] * k)])) for k in range(len(item.turns))
+        ]
+
+    def opened(self) -> Any:
+        """The directory, for this process alone: a context manager that gives a `RunDirectory`."""
+        return RunDirectory.working(self.out, self.described(), [item.told() for item in self.items])
+
+    async def run(
+        self,
+        stage: Stage,
+        directory: RunDirectory,
+        *,
+        at_once: int = AT_ONCE,
+        usd: float | None = None,
+        on_progress: OnProgress = lambda _: None,
+    ) -> Progress:
+        """Do a stage, as far as it is not done. Raises MoAConfigError where it cannot be begun."""
+        how: dict[str, Any] = {"seed": self.seed, "at_once": at_once, "usd": usd, "on_progress": on_progress}
+        if stage == "generate":
+            return await generate(directory, self.items, self.contenders, **how)
+        if self.judge is None:
+            raise MoAConfigError("there is no judge: give --judge provider:model")
+        rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
+        return await judge(directory, self.items, self.contenders, rubric, self.judge[1], **how)
+
+
+def mixtures_named(given: Sequence[str]) -> dict[str, MoAConfig]:
+    """The mixtures that are meant, by name; where none is, the one that `choose` takes. Raises MoAConfigError."""
+    if not given:
+        choice = choose(None)
+        return {choice.name: choice.config}
+    found: dict[str, MoAConfig] = {}
+    for name in given:
+        if name in found:
+            raise MoAConfigError(f"--config {name} is given twice")
+        found[name] = choose(name).config
+    return found

@@ -1,0 +1,209 @@
+"""The third stage: what the judgements come to, and what the answers took. Reads files alone, asks nobody."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from moa_graph.errors import MoAConfigError
+from moa_graph.eval.flask import SKILLS, Flask
+from moa_graph.eval.items import Item
+from moa_graph.eval.judge import Rubric
+from moa_graph.eval.mt_bench import CATEGORIES, MTBench
+from moa_graph.eval.own import Own
+from moa_graph.eval.store import RunDirectory
+
+__all__ = ["RUBRICS", "rubric_of", "score"]
+
+RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {"mt-bench": MTBench, "flask": Flask}
+
+_SUMS: Final = ("calls", "input_tokens", "output_tokens", "cost_usd", "tflops_critical", "tflops_total")
+
+
+def rubric_of(benchmark: str, data_dir: Path | None, baseline: str | None) -> Rubric:
+    """How a benchmark judges; the user's own prompts against `baseline`."""
+    if benchmark in RUBRICS:
+        return RUBRICS[benchmark](data_dir)
+    if benchmark == "alpaca-eval":
+        raise MoAConfigError("alpaca-eval is judged by the package alpaca_eval: give it the answers of this run")
+    if baseline is None:
+        raise MoAConfigError("your own prompts are judged beside a baseline: give --baseline NAME")
+    return Own(baseline)
+
+
+def score(path: Path) -> dict[str, Any]:
+    """The report of a run: each contender, the comparisons, and what was left out. Raises MoAConfigError.
+
+    `contenders`: mean and 95% interval of each, finer columns, and what an item took. `comparisons`: each mixture with
+    the best of its single models, and with the best single-proposer mixture, item by item.
+    """
+    directory = RunDirectory(path)
+    run = directory.run
+    items = [Item.of(told) for told in directory.items()]
+    rubric = rubric_of(run["benchmark"], None, run.get("baseline") or "")
+    standings = {told["name"]: Standing(told) for told in run["contenders"]}
+    _took(directory, standings)
+    _judged(directory, {item.id: item for item in items}, rubric, standings)
+    scored = [standing.told(len(items), run["seed"]) for standing in standings.values()]
+    return {
+        **{name: run.get(name) for name in ("benchmark", "seed", "limit", "baseline", "version")},
+        "judge": (run.get("judge") or {}).get("name"),
+        "unit": rubric.unit,
+        "items": len(items),
+        "spent_usd_at_least": round(directory.spent, 9),
+        "contenders": scored,
+        "comparisons": list(_comparisons(standings, run["seed"])),
+        "radar": radar(run["benchmark"], scored),
+    }
+
+
+@dataclass
+class Standing:
+    """One contender: its scores by item, what was finer in them, and what its answers took."""
+
+    about: Mapping[str, Any]
+    scores: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    took: dict[str, dict[str, Any]] = field(default_factory=dict)
+    first_tokens: list[float] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.scores.values()) / len(self.scores) if self.scores else None
+
+    def told(self, items: int, seed: int) -> dict[str, Any]:
+        low, high = interval(list(self.scores.values()), seed)
+        return {
+            **self.about,
+            "mean": self.mean, "low": low, "high": high, "scored": len(self.scores), "items": items,
+            "answered": self.counted["ok"], "failed": self.counted["failed"],
+            "unparsed": self.counted["unparsed"], "judge_failed": self.counted["judge_failed"],
+            "reasons": dict(self.errors.most_common(3)),
+            "parts": {name: sum(each) / len(each) for name, each in sorted(self.parts.items())},
+            "per_item": self._per_item(),
+        }  # fmt: skip
+
+    def _per_item(self) -> dict[str, float | None]:
+        """Means over the items that were answered in one go; `None`: unknown of one of them."""
+        whole = [took for took in self.took.values() if not took["resumed"]]
+        means = {name: _mean([took[name] for took in whole]) for name in (*_SUMS, "seconds")}
+        return {**means, "first_token": _mean(self.first_tokens), "of": len(whole)}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _took(directory: RunDirectory, standings: Mapping[str, Standing]) -> None:
+    for record in directory.answers.all():
+        if (standing := standings.get(record["contender"])) is None:
+            continue
+        standing.counted[record["status"]] += 1
+        if record["status"] != "ok":
+            standing.errors[record.get("error", "")] += 1
+            continue
+        receipt = record["receipt"]
+        took = standing.took.setdefault(record["item"], {**dict.fromkeys((*_SUMS, "seconds"), 0), "resumed": False})
+        for name in _SUMS:
+            took[name] = None if took[name] is None or receipt[name] is None else took[name] + receipt[name]
+        took["seconds"] += record["seconds"]
+        cached = any(call["cached"] for call in _calls(receipt))
+        took["resumed"] = took["resumed"] or cached
+        if record["first_token"] is not None and not cached:
+            standing.first_tokens.append(record["first_token"])
+
+
+def _calls(receipt: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield receipt["final"]
+    for layer in receipt["layers"]:
+        yield from layer["proposals"]
+
+
+def _judged(
+    directory: RunDirectory, items: Mapping[str, Item], rubric: Rubric, standings: Mapping[str, Standing]
+) -> None:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in directory.judgements.all():
+        standing = standings[record["contender"]]
+        kept = {name: value for name, value in record.items() if name not in ("reply", "receipt")}
+        found[record["item"], record["contender"]].append(kept)
+        if record["status"] == "ok":
+            for name, value in rubric.parts(items[record["item"]], record).items():
+                standing.parts[name].append(value)
+        else:
+            standing.counted["unparsed" if record["status"] == "unparsed" else "judge_failed"] += 1
+            standing.errors[record.get("error", "")] += 1
+    for contender, standing in standings.items():
+        for item in items.values():
+            worth = rubric.score(item, contender, found.get((item.id, contender), ()))
+            if worth is not None and item.id in standing.took:
+                standing.scores[item.id] = worth
+
+
+def _comparisons(standings: Mapping[str, Standing], seed: int) -> Iterator[dict[str, Any]]:
+    kinds = {"single": "the best single model", "single-proposer": "the best single-proposer mixture"}
+    for name, mixture in standings.items():
+        for kind, what in kinds.items() if mixture.about["kind"] == "mixture" else ():
+            others = [s for s in standings.values() if s.about["kind"] == kind and name in s.about["of"] and s.scores]
+            if others and mixture.scores:
+                best = max(others, key=lambda standing: standing.mean or 0.0)
+                yield _compared(mixture, best, what, seed)
+
+
+def _compared(mixture: Standing, other: Standing, what: str, seed: int) -> dict[str, Any]:
+    both = [item for item in mixture.scores if item in other.scores]
+    differences = [mixture.scores[item] - other.scores[item] for item in both]
+    low, high = interval(differences, seed)
+    difference = sum(differences) / len(differences) if differences else None
+    told = {
+        "mixture": mixture.about["name"], "other": other.about["name"], "what": what, "items": len(both),
+        "difference": difference, "low": low, "high": high,
+    }  # fmt: skip
+    return {**told, "says": says(told)}
+
+
+def says(compared: Mapping[str, Any]) -> str:
+    """What a comparison comes to, in words."""
+    mixture, other, items = compared["mixture"], f"{compared['what']} ({compared['other']})", compared["items"]
+    over = f"over {items} item{'s' * (items != 1)}"
+    if compared["low"] is None:
+        return f"{mixture} and {other}: too few items were scored for both ({items}) to say anything"
+    numbers = (
+        f"by {abs(compared['difference']):.2f} (95% interval {compared['low']:+.2f} to {compared['high']:+.2f}), {over}"
+    )
+    if compared["low"] > 0:
+        return f"{mixture} is better than {other} {numbers}"
+    if compared["high"] < 0:
+        return f"{mixture} is worse than {other} {numbers}"
+    where = (
+        "no different from" if not compared["difference"] else ("ahead of" if compared["difference"] > 0 else "behind")
+    )
+    return (
+        f"{mixture} is {where} {other} {numbers}: the difference is within the interval, so these items do not "
+        "show that either is better"
+    )
+
+
+def interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
+    """The 95% bootstrap interval of a mean; nothing is said of fewer than two values."""
+    if len(values) < 2:
+        return None, None
+    import random
+
+    lots = random.Random(seed)  # noqa: S311 - a lot, not a secret
+    means = sorted(sum(lots.choices(values, k=len(values))) / len(values) for _ in range(1000))
+    return means[24], means[974]
+
+
+def radar(benchmark: str, scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a radar plot shows: axes, and for each contender a value on each of them (`None`: nothing was judged)."""
+    known = {"mt-bench": CATEGORIES, "flask": SKILLS}.get(benchmark)
+    axes = known or sorted({name for one in scored for name in one["parts"] if not name.startswith("shown ")})
+    return {
+        "axes": list(axes),
+        "contenders": {one["name"]: [one["parts"].get(axis) for axis in axes] for one in scored},
+    }

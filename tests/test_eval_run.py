@@ -1,0 +1,292 @@
+"""Evaluations from end to end, against a server whose judge grades by script."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa_graph.cli import run
+from moa_graph.eval.generate import seed_of
+from moa_graph.eval.score import interval, says, score
+from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, prompts, with_data
+from tests.server import Behaviour
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server(folder: None) -> Iterator[JudgingServer]:
+    """With `two.yaml`, `judge.yaml` and `own.jsonl`, three prompts, beside it."""
+    with JudgingServer() as server:
+        mixture(Path("two.yaml"), server.base_url)
+        judge(Path("judge.yaml"), server.base_url)
+        prompts(Path("own.jsonl"), "Why?", "What?", "Who?")
+        yield server
+
+
+def asked(server: JudgingServer) -> Counter[str]:
+    return Counter(request.model for request in server.requests)
+
+
+def test_own_prompts(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each contender answers each prompt, each answer but the baseline's is judged in both orders, and all is told."""
+    assert evaluate("--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    # two: 3, the models alone: 3 x 1, single-proposer: 2 x 3
+    assert asked(server) == {"a": 3 * (1 + 1 + 2), "b": 3 * (1 + 1 + 2), "c": 3 * (1 + 1 + 2), "judge": 3 * 2 * 5}
+    assert report["baseline"] == "openai:c"
+    assert {one["mean"] for one in report["contenders"]} == {50.0}
+    assert [compared["what"] for compared in report["comparisons"]] == [
+        "the best single model",
+        "the best single-proposer mixture",
+    ]
+    assert all("is no different from" in compared["says"] for compared in report["comparisons"])
+
+
+def test_what_is_kept_of_an_answer(server: JudgingServer) -> None:
+    """A line holds the answer, all proposals of all layers, the receipt and how long it took."""
+    assert evaluate("--no-singles", "--stage", "generate", "-n", "1") == 0
+    [line] = lines("answers.jsonl")
+    assert line["answer"] == "answer of c #1"
+    assert [(p["layer"], p["proposer"], p["content"]) for p in line["proposals"]] == [
+        (1, "a", "answer of a #1"),
+        (1, "b", "answer of b #1"),
+    ]
+    assert line["receipt"]["calls"] == 3
+    assert 0 < line["first_token"] <= line["seconds"]
+
+
+def test_nothing_is_asked_twice(server: JudgingServer) -> None:
+    """The same command again asks nobody, and says the same."""
+    assert evaluate() == 0
+    before = score(Path("out")), len(server.requests)
+    assert evaluate() == 0
+    assert (score(Path("out")), len(server.requests)) == before
+
+
+def test_killed_and_started_again(server: JudgingServer) -> None:
+    """After kill -9 only what was not answered is asked again: of an unfinished mixture its open call alone."""
+    server.script("c", Behaviour(), Behaviour(), Behaviour(hang=True))
+    arguments = ["-c", "two.yaml", "-o", "out", "--no-singles", "--stage", "generate", "--concurrency", "1"]
+    command = [sys.executable, "-m", "moa_graph", "eval", "run", "own.jsonl", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while asked(server) != {"a": 3, "b": 3, "c": 3} or server.in_flight != 1:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.1)  # the last proposals come to the file
+        process.send_signal(signal.SIGKILL)
+    server.script("c", Behaviour())
+    assert run(["eval", "run", "own.jsonl", *arguments]) == 0
+    assert asked(server) == {"a": 3, "b": 3, "c": 4}
+    assert [line["status"] for line in lines("answers.jsonl")] == ["ok"] * 3
+    assert not Path("out", "calls.jsonl").exists()
+    [one] = score(Path("out"))["contenders"]
+    assert (one["answered"], one["per_item"]["of"]) == (3, 2)  # what took two starts says nothing of cost and time
+
+
+def test_one_failure_stops_nobody(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """An item that fails is told, the others go on, and the same command asks it again, and nothing else."""
+    server.script("c", Behaviour(), Behaviour(status=400), Behaviour())
+    arguments = ["--no-singles", "--stage", "generate", "--concurrency", "1"]
+    assert evaluate(*arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "moa: 1 answer failed; the same command asks again"
+    assert [line["status"] for line in lines("answers.jsonl")] == ["ok", "failed", "ok"]
+    assert evaluate(*arguments) == 0
+    assert asked(server) == {"a": 3, "b": 3, "c": 4}
+    assert Counter(line["item"] for line in lines("answers.jsonl")) == {"0": 1, "1": 2, "2": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(["-s", "5"], "seed is 0 there and 5 here"), (["-n", "2"], "limit is not given there and 2 here")],
+)
+def test_directory_of_another_run(
+    changed: list[str], said: str, server: JudgingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another seed, another limit: one line, exit code 2, nothing asked and nothing written."""
+    assert evaluate("--no-singles", "--stage", "generate") == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    server.clear()
+    capsys.readouterr()
+    assert evaluate("--no-singles", "--stage", "generate", *changed) == 2
+    assert capsys.readouterr().err == f"moa: out is another evaluation's: {said}; give a new directory\n"
+    assert not server.requests
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_unreadable_judgement(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reply that says no verdict is counted and shown, is in no mean, and is not asked for again."""
+    server.script("judge", Behaviour(text="[[1]]"), Behaviour(text="well, well"), Behaviour(text="[[1]]"))
+    mixture(Path("one.yaml"), server.base_url, layers=1)
+    arguments = ["-c", "one.yaml", "--no-singles", "--baseline", "one.yaml", "--concurrency", "1"]
+    assert evaluate(*arguments) == 0
+    assert "1 of the judge's replies say no score: they count in no mean." in capsys.readouterr().out
+    [two, _] = score(Path("out"))["contenders"]
+    assert (two["scored"], two["unparsed"]) == (2, 1)
+    assert [line["reply"] for line in lines("judgements.jsonl")][1] == "well, well"
+    before = len(server.requests)
+    assert evaluate(*arguments) == 0
+    assert len(server.requests) == before
+
+
+def test_failed_judgement_is_asked_again(server: JudgingServer) -> None:
+    """Where the judge fails, the rest is judged, and the same command asks for what is missing alone."""
+    server.script("judge", Behaviour(text="[[1]]"), Behaviour(status=400), Behaviour(text="[[1]]"))
+    mixture(Path("one.yaml"), server.base_url, layers=1)
+    arguments = ["-c", "one.yaml", "--no-singles", "--baseline", "one.yaml", "--concurrency", "1"]
+    assert evaluate(*arguments) == 1
+    assert evaluate(*arguments) == 0
+    assert asked(server)["judge"] == 3 * 2 + 1
+
+
+def test_budget(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A total budget stops the evaluation before it is exceeded; a higher one goes on."""
+    prices = {name: {"input": 0, "output": 10_000} for name in "abc"}  # $0.04 an answer, five expected: $5
+    mixture(Path("two.yaml"), server.base_url, prices=prices, max_tokens=10)
+    arguments = ["--no-singles", "--stage", "generate", "--concurrency", "1"]
+    assert evaluate(*arguments, "--budget", "0.35") == 1
+    assert "answers are missing: " in capsys.readouterr().err.splitlines()[-1]
+    assert [line["status"] for line in lines("answers.jsonl")] == ["ok"]
+    assert evaluate(*arguments, "--budget", "0.1") == 2
+    assert "the budget of $0.1 is spent: $0.12 so far" in capsys.readouterr().err
+    assert evaluate(*arguments, "--budget", "5") == 0
+    assert asked(server) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_what_it_is_going_to_take(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before it starts it says how many calls it takes and about what $, of what is not done yet."""
+    prices = {name: {"input": 0, "output": 1000} for name in "abc"}
+    mixture(Path("two.yaml"), server.base_url, prices=prices, max_tokens=10)
+    assert evaluate("--no-singles", "--stage", "generate") == 0
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "own.jsonl: 3 items x 1 contender",
+        "answers: about 9 calls and $0.09",
+    ]
+    assert evaluate("--no-singles", "--stage", "generate") == 0
+    assert capsys.readouterr().err.splitlines()[1] == "answers: all there"
+
+
+@with_data
+def test_mt_bench(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two turns, each through all layers; the history keeps the final answers alone; each turn is judged."""
+    arguments = ["--no-singles", "--data-dir", str(DATA), "-n", "2", "--concurrency", "1"]
+    assert evaluate(*arguments, "--json", benchmark="mt-bench") == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert told.err.splitlines()[1] == "data: MT-Bench (LMSYS): Apache-2.0"
+    assert asked(server) == {"a": 4, "b": 4, "c": 4, "judge": 4}
+    first, second = server.requests_for("a")[:2]
+    assert [message["role"] for message in first.messages] == ["user"]
+    assert [message["role"] for message in second.messages] == ["user", "assistant", "user"]
+    assert second.messages[1]["content"] == "answer of c #1"
+    [two] = report["contenders"]
+    assert (two["mean"], two["parts"]["turn 1"], two["parts"]["turn 2"]) == (7, 7, 7)
+    assert report["radar"]["axes"][0] == "writing"
+
+
+@with_data
+def test_second_turn_goes_on_after_a_failure(server: JudgingServer) -> None:
+    """A second turn that failed is asked again with the first one's kept answer, and the first is not."""
+    server.script("c", Behaviour(), Behaviour(status=400), Behaviour())
+    arguments = ["--no-singles", "--data-dir", str(DATA), "-n", "1", "--stage", "generate"]
+    assert evaluate(*arguments, benchmark="mt-bench") == 1
+    assert evaluate(*arguments, benchmark="mt-bench") == 0
+    assert asked(server) == {"a": 2, "b": 2, "c": 3}
+    assert server.requests_for("c")[2].messages[-2]["content"] == "answer of c #1"
+
+
+@with_data
+def test_flask(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each item is graded in its own skills, and the report has a mean for each skill."""
+    arguments = ["--no-singles", "--data-dir", str(DATA), "-n", "5"]
+    assert evaluate(*arguments, "--json", benchmark="flask") == 0
+    report = json.loads(capsys.readouterr().out)
+    [two] = report["contenders"]
+    assert (two["mean"], two["scored"], set(two["parts"].values())) == (4, 5, {4})
+    assert len(report["radar"]["axes"]) == 12
+
+
+def test_plain_in_a_pipe(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe the table has one line for each contender, the name last."""
+    assert evaluate("-n", "1") == 0
+    head, names, *rows = capsys.readouterr().out.splitlines()
+    assert head == "own.jsonl: 1 item, drawn with seed 0, judged by judge.yaml, beside openai:c; score % preferred"
+    assert names.split()[0] == "score"
+    assert {row.split()[-1] for row in rows[:6]} == {"two.yaml", "openai:a", "openai:b", "openai:c"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mtbench"], "there is no benchmark 'mtbench'"),
+        (["none.jsonl"], "none.jsonl: cannot be read"),
+        (["own.jsonl", "--baseline", "x"], "there is no contender 'x' for a baseline"),
+        (["own.jsonl", "--stage", "x"], "one of generate, judge, score is needed"),
+        (["own.jsonl", "--limit", "0"], "a whole number of at least 1 is needed"),
+        (["own.jsonl", "--budget", "-1"], "a number of $ above 0 is needed"),
+        (["own.jsonl", "-c", "nothing.yaml"], "nothing.yaml"),
+        (["own.jsonl", "-c", "two.yaml"], "--config two.yaml is given twice"),
+        (["own.jsonl", "-j", "gpt"], "write it as provider:model"),
+        (["own.jsonl", "--budget", "1"], "budget: usd needs the price of every model"),
+    ],
+)
+def test_asked_wrongly(
+    arguments: list[str], said: str, server: JudgingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be done is one line on standard error and exit code 2, before anything is asked or written."""
+    benchmark, *rest = arguments
+    assert evaluate(*rest, benchmark=benchmark) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert said in told.err.splitlines()[-1]
+    assert told.err.splitlines()[-1].startswith("moa: ")
+    assert not server.requests
+    assert not Path("out").exists()
+
+
+def test_scoring_nothing(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without an evaluation is told as such."""
+    assert run(["eval", "score", "."]) == 2
+    assert "there is no evaluation: no run.json in it" in capsys.readouterr().err
+
+
+def test_seeds_differ_by_item() -> None:
+    """Each run has a seed of its own, the same in every start: one for all would shuffle all references alike."""
+    seeds = [seed_of(seed, item, turn) for seed in (0, 1) for item in ("1", "2") for turn in (1, 2)]
+    assert len(set(seeds)) == 8
+    assert seeds[0] == seed_of(0, "1", 1)
+
+
+def test_interval() -> None:
+    """The interval of a mean is that of its resamples, the same for the same seed; of one value there is none."""
+    low, high = interval([0.0, 1.0] * 50, 1)
+    assert low is not None
+    assert high is not None
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert (low, high) == interval([0.0, 1.0] * 50, 1)
+    assert interval([1.0], 1) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.5, "is better than"), (-0.5, -0.1, "is worse than"), (-0.2, 0.5, "do not show that either is better")],
+)
+def test_words(low: float, high: float, said: str) -> None:
+    """A difference is told as one only where its interval leaves 0 out."""
+    told: dict[str, Any] = {"mixture": "two", "other": "a", "what": "the best single model", "items": 9}
+    assert said in says({**told, "difference": (low + high) / 2, "low": low, "high": high})
