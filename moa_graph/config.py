@@ -28,7 +28,7 @@ from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Envelope, Fit, Prompt
 from moa_graph.roles import cast_in
 from moa_graph.stats import usual_output
 
-__all__ = ["MoAConfig", "preset_text", "presets"]
+__all__ = ["AggregatorConfig", "LayerConfig", "MoAConfig", "ProposerConfig", "preset_text", "presets"]
 
 _SAMPLING = ("temperature", "max_tokens")
 
@@ -358,7 +358,7 @@ class MoAConfig(StepsConfig):
         `messages`: a question, or what a graph takes. How long answers are is known from the runs of the command
         line (`moa_graph.stats`), else assumed. Raises MoAConfigError as `build` does, models and keys apart.
         """
-        panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self._panels()]
+        panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self.panels()]
         beside = [self._beside(layer) for layer in self._layers()]
         if _one_or_many(self.proposers) == "panel":
             panels, beside = panels * (self.depth - 1), beside * (self.depth - 1)
@@ -384,7 +384,7 @@ class MoAConfig(StepsConfig):
         price = self.own(model)["price"]
         return Asked(model.model, model.system, said, Prices({model.model: price} if price else None))
 
-    def _panels(self) -> list[list[ProposerConfig]]:
+    def panels(self) -> list[list[ProposerConfig]]:
         """The panel of every layer, or the one that they share, in their roles."""
         return [self._panel(given) for given in self._given()]
 
@@ -404,9 +404,13 @@ class MoAConfig(StepsConfig):
         """What a layer says, or else the mixture."""
         return getattr(given, key) if given and key in given.model_fields_set else getattr(self, key)
 
+    def members(self) -> list[ProposerConfig]:
+        """Every model of every panel, in order, and the final model, if there is one, without its fallbacks."""
+        return [*(member for panel in self.panels() for member in panel), *self.finals[:1]]
+
     def models(self) -> list[Proposer]:
         """Every model described here, those of steps and the final ones too, in order."""
-        panels = [model.proposer(self) for panel in self._panels() for model in panel]
+        panels = [model.proposer(self) for panel in self.panels() for model in panel]
         steps = [getattr(layer, kind) for layer in self._layers() for kind in KINDS]
         beside = [step.model for step in steps if step is not None and step.model is not None]
         return [*panels, *beside, *(model.proposer(self) for model in self.finals)]

@@ -29,10 +29,12 @@ LEVELS = [
         "similarity",
         "verdicts",
     },
-    {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"},
+    {"models", "bill", "events", "fit", "review", "run", "waiting", "testing", "local", "stats"}
+    | {"interval", "questions"},
     {"panel"},
     {"asking", "reading", "estimate", "roles"},
     {"steps"},
+    {"judging"},
     {"admission", "aggregator", "critique", "route", "select", "stop"},
     {"nodes"},
     {"deciding", "final"},
@@ -40,8 +42,9 @@ LEVELS = [
     {"graph", "described"},
     {"config"},
     {"advice", "chat_answer", "chat_run"},
-    {"choose", "form"},
-    {"chat_model", "studio", "boxes", "draw"},
+    {"choose", "form", "contenders"},
+    {"outlook", "standing"},
+    {"chat_model", "compare", "studio", "boxes", "draw"},
     {"cli", "eval"},
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: `moa ask`, `moa chat`, `moa presets`, `moa draw`, `moa doctor`, `moa stats`, `moa eval`.
+"""The command line: `moa ask`, `moa chat`, `moa compare`, `moa presets`, `moa draw`, `moa stats`, `moa eval`, ...
 
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted. Nothing heavy is imported here:
 each command imports what it needs when it runs.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moa_graph import __version__
-from moa_graph.cli import ask, chat, doctor, draw, estimate, presets, stats
+from moa_graph.cli import ask, chat, compare, doctor, draw, estimate, presets, stats
 from moa_graph.cli import eval as evaluating
 from moa_graph.cli.terminal import say
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("estimate")(estimate.estimate)
+app.command("compare")(compare.compare)
 app.add_typer(presets.app, name="presets")
 app.command("draw")(draw.draw)
 app.command("doctor")(doctor.doctor)

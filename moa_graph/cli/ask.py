@@ -16,6 +16,7 @@ from moa_graph.cli.options import (
     asked_for,
     cache_on_disk,
     chosen,
+    usd,
 )
 from moa_graph.cli.terminal import between, is_terminal, say, starting, write
 
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from moa_graph.errors import MoARunError
 
 __all__ = ["ask"]
-
-
-def _usd(given: str) -> float:
-    try:
-        usd = float(given)
-    except ValueError:
-        usd = 0.0
-    if not 0 < usd < float("inf"):
-        raise typer.BadParameter(f"a number of $ above 0 is needed, not {given!r}")
-    return usd
 
 
 def ask(
@@ -52,7 +43,7 @@ def ask(
     budget: Annotated[
         float | None,
         typer.Option(
-            "--budget", metavar="USD", parser=_usd, help="Leave out layers that would cost more.", show_default=False
+            "--budget", metavar="USD", parser=usd, help="Leave out layers that would cost more.", show_default=False
         ),
     ] = None,
     cache: CacheOption = False,

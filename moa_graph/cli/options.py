@@ -19,10 +19,13 @@ __all__ = [
     "asked_for",
     "cache_on_disk",
     "chosen",
+    "usd",
+    "whole",
 ]
 
 
-def _layers(given: str) -> int:
+def whole(given: str) -> int:
+    """A whole number of at least 1, as an option's parser."""
     try:
         number = int(given)
     except ValueError:
@@ -30,6 +33,17 @@ def _layers(given: str) -> int:
     if number < 1:
         raise typer.BadParameter(f"a whole number of at least 1 is needed, not {given!r}")
     return number
+
+
+def usd(given: str) -> float:
+    """A sum of $, as an option's parser."""
+    try:
+        amount = float(given)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise typer.BadParameter(f"a number of $ above 0 is needed, not {given!r}")
+    return amount
 
 
 QuestionArgument = Annotated[
@@ -48,7 +62,7 @@ LayersOption = Annotated[
         "--layers",
         "-l",
         metavar="N",
-        parser=_layers,
+        parser=whole,
         help="Layers, the final model counted as the last.",
         show_default=False,
     ),
