@@ -60,7 +60,7 @@ def test_panels_of_their_own() -> None:
     """Where each layer has its own panel, one model takes as many places in each."""
     made = MoAConfig(proposers=[["openai:a", "openai:b", "openai:b2"], ["openai:a"]], aggregator="openai:c")
     found = {one.name: one.config for one in contenders({"made": made})}
-    assert [panel[0].samples for panel in found["single-proposer openai:b"]._panels()] == [3, 1]
+    assert [panel[0].samples for panel in found["single-proposer openai:b"].panels()] == [3, 1]
 
 
 def test_sampling_of_an_item() -> None:
@@ -70,7 +70,7 @@ def test_sampling_of_an_item() -> None:
         aggregator={"model": "openai:c", "temperature": 1.0},
     )
     made = adjusted(given, 0.1, 1024)
-    models = [*made._panels()[0], *made.finals]
+    models = [*made.panels()[0], *made.finals]
     assert [model.temperature for model in models] == [0.1, None, None, 0.1]
     assert [model.max_tokens for model in models] == [1024, 100, 1024, 1024]
     assert adjusted(given, None, None) is given
