@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moa_graph.aggregator import Consistent, Rank, Synthesize, Vote
+    from moa_graph.aggregator import Consistent, Rank, Sequential, Synthesize, Vote
     from moa_graph.budget import Budget
     from moa_graph.chat_model import ChatMoA
     from moa_graph.config import MoAConfig
@@ -48,6 +48,7 @@ __all__ = [
     "Receipt",
     "Route",
     "Sentinel",
+    "Sequential",
     "Synthesize",
     "TopK",
     "Vote",
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "aggregator": ["Consistent", "Rank", "Synthesize", "Vote"],
+    "aggregator": ["Consistent", "Rank", "Sequential", "Synthesize", "Vote"],
     "budget": ["Budget"],
     "chat_model": ["ChatMoA"],
     "config": ["MoAConfig"],

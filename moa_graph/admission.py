@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from moa_graph import fit
 from moa_graph.budget import Amount, Purse
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
@@ -27,6 +28,8 @@ class Terms(NamedTuple):
     stream: bool
     steps: Mapping[str, tuple[Step, Seat | None]]
     """What happens beside proposing, by kind, and who is asked for it."""
+    windows: int = 1
+    """How often the final model is asked, each time with its part of the answers."""
 
 
 async def left_out(layer: LayerRun, state: State, terms: Terms) -> bool:
@@ -60,16 +63,24 @@ def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, ter
     return why
 
 
-def _at_end(terms: Terms, state: State) -> Amount:
-    """What the final model is expected to take; nothing where none is asked."""
-    return expected(terms.finals[0], state) if terms.finals else Amount()
+def _at_end(terms: Terms, state: State, more: int = 0) -> Amount:
+    """What the final model is expected to take; nothing where none is asked. `more`: as in `expected`."""
+    if not terms.finals:
+        return Amount()
+    if terms.windows == 1:
+        return expected(terms.finals[0], state, more)
+    part = (fit.about(state.get("synthesis", "")) + more) // terms.windows
+    seat = terms.finals[0]
+    kept = likely_output(seat.model.parameters.get("max_tokens"))
+    return Amount.sum([expected(seat, {**state, "synthesis": ""}, part + kept)] * terms.windows)
 
 
 def _rest(state: State, terms: Terms) -> Amount:
     """What the layers behind this one, and the final model, are expected to take."""
     rest, before = list[Amount](), terms.panel
-    for asked_next in [*terms.later, terms.finals[:1]]:
+    for asked_next in terms.later:
         read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
         rest += [expected(seat, state, more=read_too) for seat in asked_next]
         before = asked_next
-    return Amount.sum(rest)
+    read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
+    return Amount.sum([*rest, _at_end(terms, state, read_too)])

@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from moa_graph.aggregator import Synthesize, aggregator_of, mapped, models_of
+from moa_graph.aggregator import Sequential, Synthesize, aggregator_of, mapped, models_of
 from moa_graph.asking import unheard
 from moa_graph.cache import identity
 from moa_graph.errors import MoAConfigError
@@ -40,15 +40,18 @@ def fitted(arguments: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     if tools:
         choice = given.get("tool_choice")
         keywords |= {"tools": tools} | ({} if choice is None else {"tool_choice": choice})
-    family = _deciding(arguments["aggregator"], keywords)
+    family = _deciding(arguments["aggregator"], keywords, told)
     return {**arguments, "proposers": _each(arguments["proposers"], told), "aggregator": family}
 
 
-def _deciding(aggregator: Any, keywords: Mapping[str, Any]) -> Any:
-    """The aggregator, whose model is given these; one that chooses an answer reads tool calls as text."""
+def _deciding(aggregator: Any, keywords: Mapping[str, Any], told: str | None) -> Any:
+    """The aggregator, whose model is given these in the end; until then, or to choose, it reads tool calls as text."""
     family = aggregator_of(aggregator)
     if isinstance(family, Synthesize):
         return mapped(aggregator, lambda model: _as(_Decider, model, given=keywords))
+    if isinstance(family, Sequential):
+        last = [_as(_Decider, model, given=keywords) for model in models_of(family)]
+        return replace(mapped(family, lambda model: _adviser(model, told)), _last=last)
     if keywords:
         raise MoAConfigError(
             f"aggregator: {family.name} gives a proposer's answer word for word and cannot be given "

@@ -2,6 +2,7 @@
 
     Synthesize(model)            writes an answer of its own: what a bare model means
     Rank(model)                  names the best answer, which is given word for word
+    Sequential(model, window=6)  synthesizes many answers, a few at a time (Self-MoA-Seq, arXiv 2502.00674)
     Vote("number")               counts what the answers come down to; asks no model
     Consistent(model)            names the answer that agrees most with the others (arXiv 2311.17311)
 
@@ -31,6 +32,7 @@ __all__ = [
     "Outcome",
     "Picks",
     "Rank",
+    "Sequential",
     "Synthesize",
     "Vote",
     "aggregator_of",
@@ -104,6 +106,38 @@ class Synthesize:
 
     model: Models
     name: ClassVar[str] = "synthesize"
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """The model reads the answers `window` at a time, and takes what it made of them along: thirty samples where the
+    context holds six (Self-MoA-Seq, arXiv 2502.00674).
+
+    The first window reads the first `window` answers; each further one the last `keep` syntheses and the next
+    `window - keep` answers. The last one's answer is the mixture's. Each but the last is a node of the graph. Raises
+    MoAConfigError for a window below 2, or a `keep` that leaves no room in it.
+    """
+
+    model: Models
+    window: int = 6
+    keep: int = 1
+    name: ClassVar[str] = "sequential"
+    _last: Any = field(default=None, repr=False, compare=False)
+    """The models of the last window, where they are others."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 2:
+            raise MoAConfigError(f"Sequential: window is {self.window!r}: a whole number of at least 2 is needed")
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 1 <= self.keep < self.window:
+            raise MoAConfigError(
+                f"Sequential: keep is {self.keep!r}: a whole number from 1 to {self.window - 1} is needed, as the "
+                f"window is {self.window}"
+            )
+
+    def parts(self, answers: int) -> list[tuple[int, int]]:
+        """Which of so many answers each window reads: from, to."""
+        ends = [*range(min(self.window, answers), answers, self.window - self.keep), answers]
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 @dataclass(frozen=True)
@@ -236,7 +270,7 @@ class Vote:
         return repr(self.extract) if isinstance(self.extract, str) else getattr(self.extract, "__name__", "a function")
 
 
-Aggregator = Synthesize | Rank | Consistent | Vote
+Aggregator = Synthesize | Rank | Consistent | Sequential | Vote
 
 
 def _counted(tied: Mapping[str, Sequence[Proposal]], answers: int, silent: Sequence[str]) -> str:
@@ -281,7 +315,7 @@ def mapped(given: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(given, Vote):
         return given if isinstance(given.tie, str) else replace(given, tie=mapped(given.tie, change))
     made = [change(model) for model in models_of(given)]
-    return replace(given, model=made) if isinstance(given, Synthesize | _Names) else made
+    return replace(given, model=made) if isinstance(given, Synthesize | Sequential | _Names) else made
 
 
 # Which response a model names

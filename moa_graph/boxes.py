@@ -300,6 +300,9 @@ def _cut(text: str) -> str:
 
 def _colour_final(mixture: Box, receipt: Receipt) -> None:
     call, many = receipt["final"], receipt["calls"] != 1
+    read = {d["part"]: d["call"] for d in receipt.get("decisions") or () if "part" in d and "call" in d}
+    for k, window in enumerate(mixture.of("window"), 1):
+        window.look, window.said = _fared(read[k]) if k in read else ("default", "not needed")
     for final in mixture.of("final"):
         final.look, final.said = _fared(call)
         if call["error"]:  # why those before it failed

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
@@ -89,7 +90,8 @@ def _id(given: str | None) -> str | None:
 
 
 def _usage(receipt: Receipt) -> UsageMetadata | None:
-    asked = [*(call for layer in receipt["layers"] for call in layer["proposals"]), receipt["final"]]
+    beside: list[Any] = [decision["call"] for decision in receipt["decisions"] if "call" in decision]
+    asked = [*(call for layer in receipt["layers"] for call in layer["proposals"]), *beside, receipt["final"]]
     counted = [call["usage"] for call in asked if not (call["cached"] or call["resumed"])]
     if not any(counted):
         return None

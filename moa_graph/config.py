@@ -13,7 +13,17 @@ from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from moa_graph.aggregator import Aggregator, Consistent, Otherwise, Rank, Synthesize, Vote, aggregator_of, models_of
+from moa_graph.aggregator import (
+    Aggregator,
+    Consistent,
+    Otherwise,
+    Rank,
+    Sequential,
+    Synthesize,
+    Vote,
+    aggregator_of,
+    models_of,
+)
 from moa_graph.budget import Budget, OnExceed
 from moa_graph.deciding import KINDS
 from moa_graph.described import described
@@ -171,6 +181,13 @@ class RankConfig(SynthesizeConfig):
     otherwise: Otherwise = "error"
 
 
+class SequentialConfig(SynthesizeConfig):
+    """`aggregator: {sequential: …}`; see `Sequential`."""
+
+    window: int = 6
+    keep: int = 1
+
+
 class VoteConfig(_Strict):
     """`aggregator: {vote: …}`; see `Vote`."""
 
@@ -189,6 +206,7 @@ class AggregatorConfig(_Strict):
     synthesize: Annotated[SynthesizeConfig | None, BeforeValidator(_as_model)] = None
     rank: Annotated[RankConfig | None, BeforeValidator(_as_model)] = None
     consistent: Annotated[RankConfig | None, BeforeValidator(_as_model)] = None
+    sequential: Annotated[SequentialConfig | None, BeforeValidator(_as_model)] = None
     vote: Annotated[VoteConfig | None, BeforeValidator(_as_vote)] = None
 
     def family(self, make: Callable[[ProposerConfig], Any]) -> Aggregator:
@@ -221,7 +239,7 @@ class AggregatorConfig(_Strict):
 
 
 _FAMILIES: Final[dict[str, Callable[..., Aggregator]]] = {
-    "synthesize": Synthesize, "rank": Rank, "consistent": Consistent, "vote": Vote,
+    "synthesize": Synthesize, "rank": Rank, "consistent": Consistent, "sequential": Sequential, "vote": Vote,
 }  # fmt: skip
 
 
@@ -365,8 +383,10 @@ class MoAConfig(StepsConfig):
         beside[-1:] = [[one for one in last if one.kind != "stop"] for last in beside[-1:]]
         family = aggregator_of(self._aggregator(self._asked))
         finals = [] if isinstance(family, Vote) else models_of(family)[:1]
+        windows = family.parts(len(panels[-1])) if isinstance(family, Sequential) and panels else []
+        finals *= max(1, len(windows))
         usual = usual_output(sorted({one.model for panel in [*panels, finals] for one in panel}))
-        return estimate(panels, finals, messages, self._prompt(), usual, beside)
+        return estimate(panels, finals, messages, self._prompt(), usual, beside, windows, getattr(family, "keep", 1))
 
     def _beside(self, layer: Layer) -> list[Beside]:
         """Whom a layer's steps ask, in the order in which they do."""
@@ -540,6 +560,7 @@ _WITHIN: dict[str, type[_Strict]] = {
     "synthesize": SynthesizeConfig,
     "rank": RankConfig,
     "consistent": RankConfig,
+    "sequential": SequentialConfig,
     "vote": VoteConfig,
 }
 

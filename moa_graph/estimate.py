@@ -73,10 +73,13 @@ def estimate(
     prompt: Prompt,
     usual: Mapping[str, float],
     beside: Sequence[Sequence[Beside]] = (),
+    windows: Sequence[tuple[int, int]] = (),
+    keep: int = 1,
 ) -> Estimate:
     """What the panels and the final model are going to take for `messages` (a text, or what LangChain takes).
 
-    `finals`: nobody where a vote asks no model.
+    `finals`: nobody where a vote asks no model; with `windows`, who is asked in each of them with those answers, from
+    and to, and what the last `keep` made of theirs.
     An answer is expected to have `usual[model]` tokens, else `moa_graph.budget.USUAL_OUTPUT`, and never more than
     `max_tokens`. `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
     Raises MoAConfigError where there is no message.
@@ -85,8 +88,15 @@ def estimate(
     instruction, question = about(prompt.synthesis([])), about_messages(conversation)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
     for number, asked in enumerate([*panels, finals], 1):
-        references = instruction + sum(before) + 4 * len(before) if before else 0
-        given = [about_messages(x_next(conversation, "", one.system)) + references for one in asked]
+        shown = [before] * len(asked)
+        if windows and number > len(panels):
+            kept = [_output(one, usual) for one in asked]
+            shown = [[*kept[max(0, k - keep) : k], *before[slice(*part)]] for k, part in enumerate(windows)]
+        read = [instruction + sum(each) + 4 * len(each) if each else 0 for each in shown]
+        given = [
+            about_messages(x_next(conversation, "", one.system)) + tokens
+            for one, tokens in zip(asked, read, strict=True)
+        ]
         before = [_output(one, usual) for one in asked]
         calls = [*zip(asked, given, before, strict=True)]
         operations.append([tflops([one.model], said) for one, _, said in calls])
@@ -104,7 +114,7 @@ def estimate(
         output_tokens=sum(layer["output_tokens"] for layer in layers),
         cost_usd=total(layer["cost_usd"] for layer in layers),
         cost_usd_at_least=known(layer["cost_usd_at_least"] for layer in layers),
-        tflops_critical=total(_largest(layer) for layer in operations),
+        tflops_critical=total([*(_largest(layer) for layer in operations[:-1]), total(operations[-1])]),
         tflops_total=total(layer["tflops"] for layer in layers),
         measured=sorted(everyone & usual.keys()),
     )

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
@@ -13,7 +13,7 @@ from langgraph.errors import GraphBubbleUp
 
 from moa_graph.asking import Asking
 from moa_graph.bill import UNKNOWN, Bill
-from moa_graph.budget import Amount, Holding, Purse
+from moa_graph.budget import Amount, Holding
 from moa_graph.cache import Answers
 from moa_graph.errors import FinalError, MoAError
 from moa_graph.events import Done, FinalStarted, Tell
@@ -22,10 +22,12 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
 from moa_graph.reading import asked, expected, read, spent
 from moa_graph.receipt import Call, Receipt, final_call, receipt
-from moa_graph.run import Run, exceeded, run_of
+from moa_graph.run import exceeded, run_of
 from moa_graph.state import Decision, Fitting, Proposal
 
 __all__ = ["End", "Tally", "Writer", "final", "final_started"]
+
+FINAL: Final = "the final model"
 
 
 def final(writer: "Writer") -> Node:
@@ -49,12 +51,24 @@ class End:
         self.stopped: str | None = (state.get("carry") or {}).get("stopped") or None
         self._began = time.monotonic()
         if self.run.purse:
-            self.run.purse.begin(Amount(*(state.get("carry") or {}).get("spent", ())))
+            before = spent([d["call"] for d in self.decisions if d["step"] == "aggregator" and "call" in d])
+            self.run.purse.begin(before.plus(Amount(*(state.get("carry") or {}).get("spent", ()))))
 
     def answers(self) -> list[Proposal]:
         """Those of the last layer that answered, as far as they are read on."""
         last = max((p["layer"] for p in self.proposals), default=0)
         return [p for p in self.proposals if p["layer"] == last and p["status"] == "ok" and "unread" not in p]
+
+    def keep(self, decision: Decision) -> None:
+        """What was asked for it is done: what comes next is another call."""
+        self.decisions.append(decision)
+        self.run.decided.append(decision)
+        self.tally = Tally()
+
+    def lap(self) -> float:
+        """Seconds since it began, or since the last time."""
+        began, self._began = self._began, time.monotonic()
+        return round(self._began - began, 3)
 
     def receipt(self, call: Call) -> Receipt:
         call["seconds"] = round(time.monotonic() - self._began, 3)
@@ -63,12 +77,20 @@ class End:
             self.proposals, call, run.id, run.seconds, stopped=self.stopped, decisions=self.decisions, seed=run.seed
         )
 
-    def admit(self, seat: Seat, reads: State) -> Holding:
-        """What `seat` is held back for what it is going to take. Raises BudgetExceededError where that is too much."""
-        run = self.run
-        if run.purse and (why := _refused(run.purse, run, expected(seat, reads), self.proposals)):
-            raise exceeded(run, f"before the final model {why}", self.proposals, self.receipt(self.tally.call(seat)))
-        return run.holding(lambda: expected(seat, reads))
+    def admit(self, seat: Seat, reads: State, who: str = FINAL, aside: int = 0) -> Holding:
+        """What is held back for what `seat` is going to take. Raises BudgetExceededError where that is too much.
+
+        `aside`: how many such calls are to come. Before the last one, from what there is, it may always answer.
+        """
+        run, need = self.run, expected(seat, reads)
+        if purse := run.purse:
+            wants = purse.budget.on_exceed == "answer"
+            rest = Amount(*(part * aside for part in need)) if wants or purse.budget.shared else Amount()
+            why = purse.hold(run, [need], rest, anyway=wants and not aside and bool(self.proposals))
+            if why:
+                why = f"before {who} the budget is too small: {why}"
+                raise exceeded(run, why, self.proposals, self.receipt(self.tally.call(seat)))
+        return run.holding(lambda: need)
 
     def failed(self, why: str, call: Call) -> FinalError:
         """The error of a run that ends here without an answer."""
@@ -94,13 +116,15 @@ class Writer:
     answers: Answers
     prompt: Prompt
 
-    async def write(self, end: End, reads: State, config: RunnableConfig, tell: Tell) -> tuple[AIMessage, Call]:
+    async def write(
+        self, end: End, reads: State, config: RunnableConfig, tell: Tell, who: str = FINAL, aside: int = 0
+    ) -> tuple[AIMessage, Call]:
         """Its answer to `reads`, a state. Raises FinalError, with the proposals, where none is left to ask;
         BudgetExceededError where its call would take more than there is.
         """
         tally = end.tally
         for seat in self.seats:
-            held = end.admit(seat, reads)
+            held = end.admit(seat, reads, who, aside)
             ask, bill = Asking(seat, self.answers, config, may_again=held.again), UNKNOWN
             tell(final_started(seat, end.run.id, tally.failures))
             try:
@@ -117,7 +141,7 @@ class Writer:
                 tally.failures.append(f"{seat.model.id}: {ask.why(error, limit)}")
                 tally.add(ask, bill)
                 if ask.began or seat is self.seats[-1]:
-                    why = f"the final model failed: {'; '.join(tally.failures)}"
+                    why = f"{who} failed: {'; '.join(tally.failures)}"
                     raise end.failed(why, tally.call(seat, "error")) from error
                 continue
             finally:
@@ -125,13 +149,6 @@ class Writer:
             tally.add(ask, bill)
             return answer, tally.call(seat, "ok", ask, fitting)
         raise AssertionError("a mixture has a final model")
-
-
-def _refused(purse: Purse, run: Run, need: Amount, made: Sequence[Proposal]) -> str:
-    """Hold back what the final model is going to take; else why not. From what there is, it may always answer."""
-    anyway = purse.budget.on_exceed == "answer" and bool(made)
-    why = purse.hold(run, [need], Amount(), anyway=anyway)
-    return why and f"the budget is too small: {why}"
 
 
 class Tally:

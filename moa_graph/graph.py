@@ -1,6 +1,7 @@
 """`create_layer` and `create_moa`: validation, then the whole topology, readable top to bottom."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
 from moa_graph.admission import Terms
-from moa_graph.aggregator import Aggregator, Models, Synthesize, Vote, aggregator_of, models_of
+from moa_graph.aggregator import Aggregator, Models, Sequential, Synthesize, Vote, aggregator_of, models_of
 from moa_graph.budget import Budget
 from moa_graph.cache import Answers
 from moa_graph.compiled import CompiledLayer, CompiledMoA
@@ -19,14 +20,15 @@ from moa_graph.deciding import KINDS, VALID, chosen_by_route, deciding
 from moa_graph.errors import MoAConfigError
 from moa_graph.final import Writer, final
 from moa_graph.models import Model
-from moa_graph.nodes import aggregate, propose
+from moa_graph.nodes import Node, aggregate, propose
 from moa_graph.panel import Layer, Proposer, ProposerLike, Seat, seated, seats
 from moa_graph.picking import picking
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
 from moa_graph.route import as_route
-from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState
+from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState, WindowsState
 from moa_graph.steps import Step
+from moa_graph.windows import last_window, window
 
 __all__ = ["create_layer", "create_moa"]
 
@@ -76,7 +78,7 @@ def create_moa(
 
     proposers: the panel of every proposer layer, or one panel per layer (a list of lists or of `Layer`).
     aggregator: the final model, which writes the answer; in a list, the next one is asked when one fails before its
-    first token. Other ways to end: `Rank(model)`, `Vote(…)`, `Consistent(model)` (`moa_graph.aggregator`).
+    first token. Other ways to end, in `moa_graph.aggregator`: `Rank`, `Consistent`, `Vote`, `Sequential`.
     layers: counted as the paper counts, the final model being the last; 3 by default, or one more than the
     panels given. `layers=1` is a plain call, 2 is MoA-Lite's shape, 3 is MoA's. Calls: n·(layers-1)+1.
     prompt: what the references follow, a text or a `Prompt`. budget: what a run may spend. stream_proposers: let
@@ -98,19 +100,22 @@ def create_moa(
     steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
     beside = [seat for taken in steps for _, seat in taken.values() if seat]
     _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
-
-    moa = StateGraph(MoAState, input_schema=MessagesState, output_schema=MoAOutput)
-    for i, panel in enumerate(panels, 1):
-        terms = Terms(panel, panels[i:], finals, said, stream_proposers, steps[i - 1])
-        moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     writer = Writer(finals, Answers(cache), said)
-    node = final(writer) if isinstance(family, Synthesize) else picking(family, writer, last)
-    moa.add_node("final", node, metadata=_about_final(family, last, finals))
+    windows = _windows(family, writer, panels)
+
+    moa = StateGraph(WindowsState if windows else MoAState, input_schema=MessagesState, output_schema=MoAOutput)
+    for i, panel in enumerate(panels, 1):
+        terms = Terms(panel, panels[i:], finals, said, stream_proposers, steps[i - 1], len(windows) + 1)
+        moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
+    for window_, reads in windows.items():
+        moa.add_node(window_, reads, metadata=_metadata("window", last, finals[0]))
+    moa.add_node("final", _final(family, writer, windows, last, policy), metadata=_about_final(family, last, finals))
 
     stops = {f"layer_{i}" for i, taken in enumerate(steps, 1) if "stop" in taken}
-    for before, after in pairwise([START, *(f"layer_{i}" for i in range(1, last)), "final", END]):
+    ends = [*windows, "final"]
+    for before, after in pairwise([START, *(f"layer_{i}" for i in range(1, last)), *ends, END]):
         if before in stops:
-            moa.add_conditional_edges(before, _after(after), list(dict.fromkeys([after, "final"])))
+            moa.add_conditional_edges(before, _after(after, ends[0]), list(dict.fromkeys([after, ends[0]])))
         else:
             moa.add_edge(before, after)
     compiled = moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name)
@@ -144,9 +149,9 @@ def _layer(terms: Terms, output: type, *, cache: BaseCache[Any] | None, **compil
     return CompiledLayer(layer=number, slots=slots, policy=policy, **vars(compiled))
 
 
-def _after(after: str) -> Callable[[Any], str]:
+def _after(after: str, end: str) -> Callable[[Any], str]:
     """Where a mixture goes on behind a layer that may be the last."""
-    return lambda state: "final" if state["carry"]["stopped"] else after
+    return lambda state: end if state["carry"]["stopped"] else after
 
 
 def steps_of(
@@ -188,6 +193,23 @@ def _asked_by(step: Step, number: int, kind: str, policy: LayerPolicy, where: st
 def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]:
     model = {"moa_model": seat.model.id} if seat else {}
     return {"moa_role": role, "moa_layer": layer, **model}
+
+
+def _windows(family: Aggregator, writer: Writer, panels: Sequence[Sequence[Seat]]) -> dict[str, Node]:
+    """The nodes that read the answers of the last panel before the last node does."""
+    if not isinstance(family, Sequential):
+        return {}
+    numbers = range(1, len(family.parts(len(panels[-1]))))
+    return {f"window_{k}": window(family, writer, len(panels) + 1, k) for k in numbers}
+
+
+def _final(family: Aggregator, writer: Writer, windows: Sized, layer: int, policy: LayerPolicy) -> Node:
+    if isinstance(family, Synthesize):
+        return final(writer)
+    if isinstance(family, Sequential):
+        last = _finals(Synthesize(family._last), layer, policy) if family._last else writer.seats
+        return last_window(family, writer, replace(writer, seats=last), layer, len(windows))
+    return picking(family, writer, layer)
 
 
 def _about_final(family: Aggregator, layer: int, finals: Sequence[Seat]) -> dict[str, Any]:

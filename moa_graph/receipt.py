@@ -105,7 +105,9 @@ def receipt(
     beside: list[Any] = [d["call"] for d in decisions if "call" in d and d["run"] == run]
     sent = [call for call in made if not call["resumed"]] + beside
     counted = [call for call in sent if not call["cached"]]
-    path = sum(_slowest(layer["proposals"]) for layer in layers) + final["seconds"]
+    windows: list[Any] = [d["call"] for d in decisions if d["step"] == "aggregator" and "call" in d]
+    ends = [*windows, final]
+    path = sum(_slowest(layer["proposals"]) for layer in layers) + sum(call["seconds"] for call in ends)
     return Receipt(
         layers=layers,
         final=final,
@@ -115,7 +117,9 @@ def receipt(
         output_tokens=_sum("output_tokens", counted),
         cost_usd=total(call.get("cost_usd") for call in counted),
         cost_usd_at_least=known(call.get("cost_usd") or call.get("cost_usd_at_least") for call in counted),
-        tflops_critical=total([*(_largest(layer["proposals"]) for layer in layers), final.get("tflops")]),
+        tflops_critical=total(
+            [*(_largest(layer["proposals"]) for layer in layers), *(call.get("tflops") for call in ends)]
+        ),
         tflops_total=total(call.get("tflops") for call in counted),
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
         critical_path_seconds=round(path, 3),

@@ -64,7 +64,7 @@ def layer_under_review(state: StateSnapshot) -> int | None:
 
 
 def _stands_before(following: Sequence[str], layer: int) -> bool:
-    return tuple(following) in ((f"{_LAYER}{layer}",), ("final",))
+    return tuple(following) in ((f"{_LAYER}{layer}",), ("window_1",), ("final",))
 
 
 class Revision(NamedTuple):

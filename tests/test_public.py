@@ -38,7 +38,7 @@ LEVELS = [
     {"admission", "aggregator", "critique", "route", "select", "stop"},
     {"nodes"},
     {"deciding", "final"},
-    {"picking"},
+    {"picking", "windows"},
     {"graph", "described"},
     {"config"},
     {"advice", "chat_answer", "chat_run"},
