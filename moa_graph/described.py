@@ -1,6 +1,6 @@
 """Steps as data: what stands in YAML under `route:`, `select:`, `critique:` and `stop:`.
 
-`select: {by: top_k, k: 3, judge: openai:gpt-6-luna}`; a word alone is a step with its defaults (`select: cluster`),
+`select: {top_k: {k: 3, judge: openai:gpt-6-luna}}`; a word alone is a step with its defaults (`select: cluster`),
 and for a route or a critique it is its model.
 """
 
@@ -52,15 +52,26 @@ def described(kind: str, given: Any, model: Callable[[Any], Proposer]) -> Any:
 
 def _chosen(kind: str, given: Any) -> tuple[type[Any], dict[str, Any]]:
     steps = _STEPS[kind]
-    values = dict(given) if isinstance(given, Mapping) else {}
     if isinstance(given, str):
-        values = {"model": given} if len(steps) == 1 else {"by": given}
-    by = values.pop("by", next(iter(steps)) if len(steps) == 1 and isinstance(given, str | Mapping) else None)
-    if by is None:
-        raise MoAConfigError(f"{kind}: a mapping with `by` is needed: one of {', '.join(steps)}")
-    if not isinstance(by, str) or by not in steps:
-        raise MoAConfigError(f"{kind}.by: {by!r}: {_near(str(by), steps)}")
-    return steps[by], values
+        given = {given: None} if len(steps) > 1 else {"model": given}
+    if not isinstance(given, Mapping):
+        raise MoAConfigError(f"{kind}: {_example(kind)} is needed, not {given!r}")
+    if len(steps) == 1 and not given.keys() & steps.keys():
+        return next(iter(steps.values())), dict(given)
+    if len(given) != 1:
+        raise MoAConfigError(
+            f"{kind}: one step is needed, not {', '.join(map(str, given)) or 'none'}: {_example(kind)}"
+        )
+    [(name, values)] = given.items()
+    if name not in steps:
+        raise MoAConfigError(f"{kind}.{name}: there is no such step: {_near(str(name), steps)}")
+    if not isinstance(values, Mapping | None):
+        raise MoAConfigError(f"{kind}.{name}: a mapping is needed, not {values!r}")
+    return steps[name], dict(values or {})
+
+
+def _example(kind: str) -> str:
+    return f"a mapping such as {{{next(iter(_STEPS[kind]))}: {{…}}}}, with one of {', '.join(_STEPS[kind])}"
 
 
 def _near(given: str, valid: Mapping[str, Any]) -> str:

@@ -65,10 +65,10 @@ def test_a_plain_call_is_not_compared_with_itself():
         ({"proposers": [{"model": A, "samples": 4}, B]}, "5 x b"),
         ({"proposers": [[A, B], [{"model": C, "samples": 3}]], "layers": None}, "2+3 x b"),
         ({"roles": ["Be brief.", "Be thorough."]}, "2 x b"),
-        ({"stop": {"by": "sentinel", "text": "FINAL"}, "layers": 3}, "2 x b"),
+        ({"stop": {"sentinel": {"text": "FINAL"}}, "layers": 3}, "2 x b"),
         ({"aggregator": {"rank": C}}, "2 x b"),
         ({"aggregator": {"vote": "number"}}, "2 x b"),
-        ({"select": {"by": "top_k", "k": 1, "judge": C}}, "2 x b"),
+        ({"select": {"top_k": {"k": 1, "judge": C}}}, "2 x b"),
     ],
 )
 def test_one_model_alone_makes_as_many_calls(changes: dict[str, Any], name: str):

@@ -26,12 +26,12 @@ def step(config: MoAConfig, kind: str, layer: int | None = None) -> Any:
 @pytest.mark.parametrize(
     ("text", "made"),
     [
-        ("select: {by: diverse, k: 2, embed: 'x:e'}", Diverse(2, embed="x:e")),
+        ("select: {diverse: {k: 2, embed: 'x:e'}}", Diverse(2, embed="x:e")),
         ("select: cluster", Cluster()),
-        ("select: {by: cluster, least: 0.1, otherwise: first}", Cluster(least=0.1, otherwise="first")),
+        ("select: {cluster: {least: 0.1, otherwise: first}}", Cluster(least=0.1, otherwise="first")),
         ("stop: agreement", Agreement()),
-        ("stop: {by: agreement, threshold: 0.8, patience: 2}", Agreement(0.8, 2)),
-        ("stop: {by: sentinel, text: FINAL, share: any}", Sentinel("FINAL", "any")),
+        ("stop: {agreement: {threshold: 0.8, patience: 2}}", Agreement(0.8, 2)),
+        ("stop: {sentinel: {text: FINAL, share: any}}", Sentinel("FINAL", "any")),
     ],
 )
 def test_steps_without_a_model(tmp_path: Path, text: str, made: Any) -> None:
@@ -42,9 +42,9 @@ def test_steps_without_a_model(tmp_path: Path, text: str, made: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("select: {by: top_k, k: 2, judge: x:j}", TopK),
-        ("select: {by: top_k, k: 2, judge: {model: x:j, max_tokens: 9}}", TopK),
-        ("stop: {by: judge, model: x:j, otherwise: go_on}", Judge),
+        ("select: {top_k: {k: 2, judge: x:j}}", TopK),
+        ("select: {top_k: {k: 2, judge: {model: x:j, max_tokens: 9}}}", TopK),
+        ("stop: {judge: {model: x:j, otherwise: go_on}}", Judge),
         ("route: x:j", Route),
         ("route: {model: x:j, most: 2, describe: {a: knows optics}}", Route),
         ("critique: x:j", Critique),
@@ -61,16 +61,18 @@ def test_steps_with_a_model(tmp_path: Path, text: str, kind: type[Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("select: top", "select.by: 'top': did you mean top_k? one of cluster, diverse, top_k"),
-        ("select: {k: 2}", "select: a mapping with `by` is needed: one of cluster, diverse, top_k"),
-        ("select: 3", "select: a mapping with `by` is needed"),
-        ("route: 3", "route: a mapping with `by` is needed"),
-        ("select: {by: top_k, k: 2}", "select.judge: this key is missing"),
+        ("select: top", "select.top: there is no such step: did you mean top_k? one of cluster, diverse, top_k"),
+        ("select: {k: 2}", "select.k: there is no such step: one of cluster, diverse, top_k"),
+        ("select: {diverse: {k: 2}, cluster: {}}", "select: one step is needed, not diverse, cluster"),
+        ("select: {diverse: 2}", "select.diverse: a mapping is needed, not 2"),
+        ("select: 3", "select: a mapping such as {cluster: {…}}, with one of cluster, diverse, top_k is needed, not 3"),
+        ("route: 3", "route: a mapping such as {route: {…}}, with one of route is needed, not 3"),
+        ("select: {top_k: {k: 2}}", "select.judge: this key is missing"),
         ("route: {most: 2}", "route.model: this key is missing"),
-        ("select: {by: top_k, k: 2, juge: x:j}", "select.juge: unknown key; did you mean judge?"),
-        ("select: {by: diverse, k: 0}", "select: Diverse: k is 0"),
-        ("stop: {by: judge, model: {modle: x:j}}", "stop.model: modle: unknown key; did you mean model?"),
-        ("stop: {by: top_k, k: 2, judge: x:j}", "stop.by: 'top_k'"),
+        ("select: {top_k: {k: 2, juge: x:j}}", "select.juge: unknown key; did you mean judge?"),
+        ("select: {diverse: {k: 0}}", "select: Diverse: k is 0"),
+        ("stop: {judge: {model: {modle: x:j}}}", "stop.model: modle: unknown key; did you mean model?"),
+        ("stop: {top_k: {k: 2, judge: x:j}}", "stop.top_k: there is no such step"),
         ("roles: [A., B.]", "roles: 2 roles for 3 models"),
         ("roles: A.", "roles: a list is needed"),
     ],
@@ -84,7 +86,7 @@ def test_mistakes_name_the_key(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_layers_own_go_before_the_mixtures() -> None:
     """What is said of the mixture holds for every layer that says nothing of its own; `null` switches it off."""
-    own = {"by": "diverse", "k": 1}
+    own = {"diverse": {"k": 1}}
     config = MoAConfig(
         proposers=[PANEL, {"proposers": PANEL, "select": own}, {"proposers": PANEL, "select": None}],
         aggregator="x:z", select="cluster",
@@ -95,7 +97,7 @@ def test_a_layers_own_go_before_the_mixtures() -> None:
 def test_a_layers_mistake_names_the_layer() -> None:
     """The second of two layers is at fault."""
     config = MoAConfig(proposers=[PANEL, {"proposers": PANEL, "stop": "agre"}], aggregator="x:z")
-    with pytest.raises(MoAConfigError, match=r"proposers\.2\.stop\.by: 'agre'"):
+    with pytest.raises(MoAConfigError, match=r"proposers\.2\.stop\.agre: there is no such step"):
         config.build()
 
 
@@ -108,8 +110,8 @@ def test_roles_in_yaml(tmp_path: Path) -> None:
 async def test_every_family_runs_from_a_description() -> None:
     """One mixture with all of them runs, and each has decided."""
     config = MoAConfig(
-        proposers=PANEL, aggregator="x:z", route="x:route", select={"by": "top_k", "k": 1, "judge": "x:judge"},
-        critique="x:critic", stop={"by": "sentinel", "text": "FINAL"}, roles=["A.", "B.", "C."],
+        proposers=PANEL, aggregator="x:z", route="x:route", select={"top_k": {"k": 1, "judge": "x:judge"}},
+        critique="x:critic", stop={"sentinel": {"text": "FINAL"}}, roles=["A.", "B.", "C."],
     )  # fmt: skip
     answers = {"x:route": '["a", "b"]', "x:judge": "[2]", "x:b": "FINAL", "x:critic": "Fine."}
     out = await config.build(stand_in=lambda model: says(answers.get(model, "?"))).ainvoke(ASK)
@@ -120,7 +122,7 @@ async def test_every_family_runs_from_a_description() -> None:
 
 def test_drawn_without_keys() -> None:
     """A mixture whose steps embed with a model is drawn without that model."""
-    config = MoAConfig(proposers=PANEL, aggregator="x:z", select={"by": "diverse", "k": 2, "embed": "openai:x"})
+    config = MoAConfig(proposers=PANEL, aggregator="x:z", select={"diverse": {"k": 2, "embed": "openai:x"}})
     assert "select" in draw(config).text
 
 
@@ -138,15 +140,15 @@ def test_a_form_keeps_them() -> None:
 
 def test_the_models_of_steps_are_known() -> None:
     """Whoever looks at a mixture's models sees those of its steps."""
-    config = MoAConfig(proposers=PANEL, aggregator="x:z", route="x:r", stop={"by": "judge", "model": "x:j"})
+    config = MoAConfig(proposers=PANEL, aggregator="x:z", route="x:r", stop={"judge": {"model": "x:j"}})
     assert [p.model for p in config.models()] == ["x:a", "x:b", "x:c", "x:r", "x:j", "x:z"]
 
 
 def test_an_estimate_counts_them() -> None:
     """One call for a route, a TopK and a judge, one per answer for a critique; none for a stop behind the last."""
     steps = {
-        "route": "x:r", "select": {"by": "top_k", "k": 2, "judge": "x:j"}, "critique": "x:c",
-        "stop": {"by": "judge", "model": "x:j"},
+        "route": "x:r", "select": {"top_k": {"k": 2, "judge": "x:j"}}, "critique": "x:c",
+        "stop": {"judge": {"model": "x:j"}},
     }  # fmt: skip
     bare = MoAConfig(proposers=PANEL, aggregator="x:z").estimate("Why?")
     made = MoAConfig(proposers=PANEL, aggregator="x:z", **steps).estimate("Why?")
