@@ -1,6 +1,8 @@
 """AlpacaEval 2.0: its 805 items, its judge, and its win rates, plain and length-controlled.
 
-found = score("annotations.json", gamed="df_gamed.csv")
+baseline = items(limit=50)
+outputs = [{"instruction": item["instruction"], "output": ask(item["instruction"])} for item in baseline]
+found = score(annotate(outputs, baseline, judge=Judge(model="…", base_url="…")), gamed="df_gamed.csv")
 found["win_rate"], found["length_controlled_winrate"]  # both from 0 to 100, as the leaderboard has them
 
 The package `alpaca_eval` does what it does for the leaderboard: its prompt, its parser, its regression. What it would
@@ -15,22 +17,39 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
-from moa_graph.errors import MoAConfigError
+import yaml
+
+from moa_graph.errors import MoAConfigError, MoARunError, clean, describe
 from moa_graph.eval import data
 from moa_graph.eval.extra import load
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["BASELINE", "ITEMS", "Annotations", "Score", "score"]
+__all__ = [
+    "BASELINE",
+    "ITEMS",
+    "Annotation",
+    "Annotations",
+    "Item",
+    "Judge",
+    "Score",
+    "annotate",
+    "items",
+    "score",
+    "write_judge",
+]
 
 BASELINE: Final = "gpt4_1106_preview"
 """The leaderboard's baseline, whose answers the contender's are compared with."""
@@ -40,6 +59,10 @@ ITEMS: Final = 805
 Annotations: TypeAlias = "Sequence[Mapping[str, Any]] | str | os.PathLike[str] | DataFrame"
 """Records with `preference`, `output_1` and `output_2`, a JSON file of them (.json or .json.gz), or a DataFrame."""
 
+_BASELINE_OUTPUTS: Final = "alpaca_eval/outputs/gpt4_1106_preview.json"
+_UNNAMED: Final = ("baseline", "contender")
+_JUDGE: Final = "weighted_alpaca_eval_gpt4_turbo"
+_BATCH: Final = 64
 _GAMED: Final = "alpaca_eval/df_gamed.csv"
 _RECONSTRUCTED: Final = "alpaca_eval/df_gamed_reconstructed.csv"
 _RECONSTRUCTED_SHA256: Final = "c18739fc4b5ca90adf0e9c6f7b8d698318b7aef48ba0dd3ba353b3e32ffce58c"
@@ -50,7 +73,7 @@ _NEEDED: Final = ("preference", "output_1", "output_2")
 
 _NO_DOTENV: Final = "PYTHON_DOTENV_DISABLED"
 _ITS_WARNINGS: Final = (
-    (UserWarning, "pkg_resources is deprecated"),
+    (Warning, "pkg_resources is deprecated"),
     (FutureWarning, "'penalty' was deprecated"),
     (FutureWarning, "The default value for l1_ratios will change"),
     (FutureWarning, "The fitted attributes of LogisticRegressionCV will be simplified"),
@@ -58,6 +81,8 @@ _ITS_WARNINGS: Final = (
 
 _one_at_a_time = threading.RLock()
 """alpaca_eval is changed while it works, and so are Python's warnings."""
+_one_at_a_time_judges = threading.Lock()
+"""A judge may take an hour, in which scoring need not wait."""
 
 
 class Score(TypedDict):
@@ -99,14 +124,15 @@ def score(annotations: Annotations, *, gamed: str | os.PathLike[str] | None = No
         annotations: the judge's preferences, from 1 (the baseline's answer, `output_1`) to 2 (the contender's).
         gamed: the file `df_gamed.csv`, which length control is regularised with. None: what `MOA_GRAPH_DATA` or the
             user's cache has; where they have none, there is no length-controlled win rate, and `reason` says so.
-        baseline: what the baseline is called in the annotations. Length control is about that one only.
+        baseline: what the leaderboard's baseline is called in the annotations, as `generator_1`; "baseline" where they
+            do not name it. Length control is about that one only.
 
     Raises:
         MoAConfigError: no annotations, a preference that is none, an item twice, several contenders or baselines, a
             file that cannot be used, or a package that is not installed.
     """
     rows = _placed(_rows(annotations))
-    contender, against = _only(rows, "generator_2", "contender"), _only(rows, "generator_1", baseline)
+    against, contender = _only(rows, "generator_1", _UNNAMED[0]), _only(rows, "generator_2", _UNNAMED[1])
     plain = _win_rate(rows)
     file, reason = _regularisation(rows, gamed, against == baseline)
     controlled, error = _length_controlled(rows, file) if file else (None, None)
@@ -222,7 +248,7 @@ def _regularisation(rows: list[dict[str, Any]], gamed: Any, comparable: bool) ->
     strangers = sum(row["index"] is None for row in rows)
     reasons = {
         "no item has a preference": not judged,
-        f"the baseline is not {BASELINE}, which length control is about": not comparable,
+        f"output_1 is not said to be by {BASELINE}, the baseline that length control is about": not comparable,
         f"{strangers} of {len(rows)} instructions are none of AlpacaEval's {ITEMS}": strangers > 0,
         "every answer is as much longer than the baseline's as every other": len(differences) == 1,
         f"there is no df_gamed.csv: give its path, or fetch {_GAMED}": path is None,
@@ -256,7 +282,7 @@ def _win_rate(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _length_controlled(rows: list[dict[str, Any]], gamed: Path) -> tuple[float, float]:
     """The length-controlled win rate and its standard error, by alpaca_eval's regression."""
-    named = {"generator_1": BASELINE, "generator_2": "contender"}
+    named = dict(zip(("generator_1", "generator_2"), _UNNAMED, strict=True))
     columns = {
         key: [row.get(key) or named.get(key) for row in rows] for key in ("preference", "output_1", "output_2", *named)
     }
@@ -269,36 +295,269 @@ def _length_controlled(rows: list[dict[str, Any]], gamed: Path) -> tuple[float, 
     return float(found["length_controlled_winrate"]), float(found["lc_standard_error"])
 
 
+# --- the items
+
+
+class Item(TypedDict):
+    """An instruction, and the baseline's answer to it."""
+
+    index: int
+    """From 0 to 804."""
+    dataset: str
+    instruction: str
+    output: str
+    generator: str
+
+
+def items(
+    data_dir: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> list[Item]:
+    """The 805 items, or `limit` of them drawn by chance, in their order; a larger draw has all of a smaller one.
+
+    They come from where `moa_graph.eval.data.fetch` finds them. Raises MoAConfigError as that does, and for a limit
+    below 1.
+    """
+    if limit is not None and limit < 1:
+        raise MoAConfigError(f"limit is {limit}; it must be 1 or more")
+    rows = data.rows(_BASELINE_OUTPUTS, data_dir, say=say)
+    drawn = Random(seed).sample(range(len(rows)), len(rows))[:limit]  # noqa: S311 - nothing secret
+    return [_item(place, rows[place]) for place in sorted(drawn)]
+
+
+def _item(place: int, row: Mapping[str, Any]) -> Item:
+    return Item(
+        index=place,
+        dataset=row["dataset"],
+        instruction=row["instruction"],
+        output=row["output"],
+        generator=row["generator"],
+    )
+
+
+# --- the judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A model at any OpenAI-compatible address that gives logprobs, which the preference is read from.
+
+    Args:
+        model: as the server calls it.
+        base_url: such as "http://127.0.0.1:8000/v1".
+        api_key: None: `OPENAI_API_KEY`, if it is set.
+        name: what it is called in the annotations; None: as the model.
+        concurrency: how many requests at once.
+        timeout: seconds for one request.
+        retries: how often a request that failed is sent again.
+        options: further parameters of the request, such as `{"reasoning_effort": "none"}`.
+    """
+
+    model: str
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    name: str | None = None
+    concurrency: int = 5
+    timeout: float = 60.0
+    retries: int = 5
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_judge(judge: Judge, folder: str | os.PathLike[str]) -> Path:
+    """Write alpaca_eval's configuration of a judge: the leaderboard's prompt, parser and sampling, another model.
+
+    The folder that it gives is what alpaca_eval takes as `annotators_config`. The key is in its `client.yaml`, which
+    nobody else can read.
+    """
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    client = {
+        "api_key": judge.api_key or os.environ.get("OPENAI_API_KEY") or "none",
+        "base_url": judge.base_url,
+        "max_retries": judge.retries,
+        "timeout": judge.timeout,
+    }
+    secret = home / "client.yaml"
+    secret.touch(mode=0o600)
+    secret.chmod(0o600)
+    secret.write_text(yaml.safe_dump({"default": [client]}), encoding="utf-8")
+    known = Path(_alpaca_eval("alpaca_eval.constants").EVALUATORS_CONFIG_DIR)
+    config = yaml.safe_load((known / _JUDGE / "configs.yaml").read_text(encoding="utf-8"))[_JUDGE]
+    config["prompt_template"] = str(known / config["prompt_template"])
+    config["completions_kwargs"] |= {
+        "model_name": judge.model,
+        "num_procs": judge.concurrency,
+        "client_config_path": str(secret.resolve()),
+        "requires_chatml": True,
+        "price_per_token": 0,  # it knows few, and warns of every other
+        **judge.options,
+    }
+    (home / "configs.yaml").write_text(yaml.safe_dump({judge.name or judge.model: config}), encoding="utf-8")
+    return home
+
+
+class Annotation(TypedDict):
+    """What the judge prefers. The fields are those of the leaderboard's annotations, and the item's number."""
+
+    index: int | None
+    instruction: str
+    output_1: str
+    generator_1: str
+    output_2: str
+    generator_2: str
+    annotator: str
+    preference: float | None
+    """From 1 (the baseline's answer) to 2 (the contender's); `None`: the reply could not be read."""
+
+
+def annotate(
+    outputs: Sequence[Mapping[str, Any]],
+    baseline: Sequence[Mapping[str, Any]],
+    *,
+    judge: Judge,
+    on_judged: Callable[[list[Annotation]], None] | None = None,
+) -> list[Annotation]:
+    """Let a judge compare the contender's answers with the baseline's, as AlpacaEval 2.0 does.
+
+    Judged are the instructions of `outputs`, in their order. One call at a time works, further ones wait.
+
+    Args:
+        outputs: records with `instruction` and `output`, and `generator` for the contender's name.
+        baseline: the baseline's, such as what `items` gives. It may have further instructions.
+        judge: who is asked.
+        on_judged: is given each batch of some dozens once it is judged: what a failure later on does not undo.
+
+    Raises:
+        MoAConfigError: an answer that is no text, an instruction twice or without an answer of the baseline.
+        MoARunError: the judge cannot be asked.
+    """
+    pairs = _pairs(outputs, baseline)
+    found: list[Annotation] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_judge(judge, folder)
+        for start in range(0, len(pairs), _BATCH):
+            batch = _judged(pairs[start : start + _BATCH], config, judge)
+            found += batch
+            if on_judged is not None:
+                on_judged(batch)
+    return found
+
+
+def _pairs(outputs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    ours, theirs = _by_instruction(outputs, "outputs"), _by_instruction(baseline, "baseline")
+    if missing := [instruction for instruction in ours if instruction not in theirs]:
+        raise MoAConfigError(f"baseline: there is no answer to {missing[0][:80]!r}, nor to {len(missing) - 1} others")
+    return [
+        {
+            "instruction": instruction,
+            "output_1": theirs[instruction]["output"],
+            "generator_1": theirs[instruction].get("generator") or _UNNAMED[0],
+            "output_2": answer["output"],
+            "generator_2": answer.get("generator") or _UNNAMED[1],
+        }
+        for instruction, answer in ours.items()
+    ]
+
+
+def _by_instruction(records: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[str, Any]]:
+    for n, record in enumerate(records):
+        for key in ("instruction", "output"):
+            if not isinstance(record.get(key), str):
+                raise MoAConfigError(f"{where}: record {n}: {key} is {record.get(key)!r}; it must be a text")
+    found = {record["instruction"]: record for record in records}
+    if len(found) < len(records):
+        twice = Counter(record["instruction"] for record in records).most_common(1)[0][0]
+        raise MoAConfigError(f"{where}: the instruction {twice[:80]!r} is there more than once")
+    return found
+
+
+def _judged(pairs: list[dict[str, str]], config: Path, judge: Judge) -> list[Annotation]:
+    annotators = _alpaca_eval("alpaca_eval.annotators")
+    bars = SimpleNamespace(tqdm=lambda done, **_: done)
+    with (
+        _one_at_a_time_judges,
+        _silent(),
+        _replaced(_alpaca_eval("alpaca_eval.decoders.openai"), "tqdm", bars),
+        _replaced(_alpaca_eval("alpaca_eval.utils"), "tqdm", bars),
+    ):
+        annotator = annotators.PairwiseAnnotator(annotators_config=config.resolve(), caching_path=None)
+        try:
+            rows = annotator.annotate_pairs(load("pandas").DataFrame(pairs), chunksize=None)
+        except Exception as error:
+            where = f"{judge.model} at {clean(judge.base_url)}"
+            raise MoARunError(f"the judge {where} failed: {describe(error)}") from error
+    by_instruction = {row["instruction"]: row for row in rows}
+    return [_annotation(pair, by_instruction[pair["instruction"]], judge) for pair in pairs]
+
+
+def _annotation(pair: Mapping[str, str], row: Mapping[str, Any], judge: Judge) -> Annotation:
+    said = row.get("preference")
+    return Annotation(
+        index=_places().get(_digest(pair["instruction"])),
+        instruction=pair["instruction"],
+        output_1=pair["output_1"],
+        generator_1=pair["generator_1"],
+        output_2=pair["output_2"],
+        generator_2=pair["generator_2"],
+        annotator=judge.name or judge.model,
+        preference=None if said is None or said != said else float(said),
+    )
+
+
 # --- the package, kept from what it does beside
+
+
+def _alpaca_eval(module: str) -> Any:
+    """A module of the package, imported without what that sets for the whole process."""
+    with _contained():
+        return load(module)
 
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Use alpaca_eval without its traces: it reads a .env file, sets the root logger's level and gives it a handler."""
-    root, silent = logging.getLogger(), logging.NullHandler()
+    """Without alpaca_eval's traces: it reads a .env file, sets the root logger's level, and warns of its own age."""
+    root = logging.getLogger()
     level, environment = root.level, os.environ.get(_NO_DOTENV)
-    with _one_at_a_time, warnings.catch_warnings():
+    with _one_at_a_time, warnings.catch_warnings(), _silent():
         for category, message in _ITS_WARNINGS:
             warnings.filterwarnings("ignore", message, category)
-        root.addHandler(silent)
         os.environ[_NO_DOTENV] = "1"
         try:
             yield
         finally:
-            root.removeHandler(silent)
             root.setLevel(level)
             os.environ.pop(_NO_DOTENV) if environment is None else os.environ.update({_NO_DOTENV: environment})
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """It logs with the root logger, which would get a handler for standard error where it has none."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    real = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, real)
+
+
+@contextmanager
 def _instead_of_fetching(glm: Any, path: Path) -> Iterator[None]:
     """It asks a hub for `df_gamed.csv` by a function that it has imported; the answer is the file that is here."""
-    fetching = glm.hf_hub_download
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "df_gamed.csv")
         file.write_bytes(data.read(path))
-        glm.hf_hub_download = lambda **_: str(file)
-        try:
+        with _replaced(glm, "hf_hub_download", lambda **_: str(file)):
             yield
-        finally:
-            glm.hf_hub_download = fetching

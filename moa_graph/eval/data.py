@@ -45,8 +45,11 @@ class Source:
 _ALPACA_EVAL: Final = (
     "https://huggingface.co/datasets/tatsu-lab/alpaca_eval/resolve/2edc6fad8be6b14ea7230aabfd08188da6b8b814"
 )
-_MT_BENCH: Final = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastchat/llm_judge/data"
-_FLASK: Final = "https://raw.githubusercontent.com/kaistAI/FLASK/main"
+_MT_BENCH: Final = (
+    "https://raw.githubusercontent.com/lm-sys/FastChat/587d5cfa1609a43d192cedb8441cac3c17db105d/fastchat/llm_judge/data"
+)
+# As the paper used it: with its reference code.
+_FLASK: Final = "https://raw.githubusercontent.com/togethercomputer/MoA/819420ff2240a391271f9faf035e9a5f3216cb9c/FLASK"
 
 _ALPACA_EVAL_IS: Final = "AlpacaEval (tatsu-lab): CC-BY-NC-4.0, not for commercial use"
 _MT_BENCH_IS: Final = "MT-Bench (LMSYS): Apache-2.0"
@@ -91,7 +94,7 @@ SOURCES: Final[Mapping[str, Source]] = MappingProxyType({
         _FLASK_IS,
     ),
     "flask/skillset_description.json": Source(
-        f"{_FLASK}/gpt_review/src/skillset_description.json",
+        f"{_FLASK}/metadata_annotation/skillset/src/skillset_description.json",
         "78f03c29f5a6510b76b8a765cb539c302d69898b7e4d7c68372c9cc2427e595e",
         _FLASK_IS,
     ),
@@ -203,10 +206,11 @@ def _download(url: str, source: Source, path: Path) -> None:
         body = httpx2.get(url, follow_redirects=True, timeout=_SECONDS).raise_for_status().content
         if (digest := hashlib.sha256(body).hexdigest()) != source.sha256:
             raise MoAConfigError(f"{url}: is another version: SHA-256 {source.sha256} is expected, found {digest}")
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
-            unfinished.write(body)
-        os.replace(unfinished.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            unfinished = Path(beside, path.name)
+            unfinished.write_bytes(body)
+            os.replace(unfinished, path)
     except (OSError, httpx2.HTTPError) as error:
         raise MoAConfigError(
-            f"{path}: could not be downloaded ({describe(error)}); get {url} yourself, and name its folder in {SETTING}"
+            f"{path}: could not be downloaded ({describe(error)}); put what is at {url} there yourself"
         ) from error

@@ -6,9 +6,8 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
-from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_eval import ITEMS, score
-from tests.eval.published import DATA, needs_data, needs_extra
+from tests.eval.published import DATA, leaderboard, needs_data, needs_extra
 
 pytestmark = needs_extra
 
@@ -38,12 +37,6 @@ def published(name: str) -> Path:
 def records(name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(gzip.decompress(published(name).read_bytes()))
     return found
-
-
-def leaderboard(name: str) -> Mapping[str, float]:
-    path = files("alpaca_eval") / "leaderboards/data_AlpacaEval_2/weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
-    row = next(row for row in csv.DictReader(path.read_text().splitlines()) if row[""] == name)
-    return {key: float(value) for key, value in row.items() if key not in ("", "mode") and value}
 
 
 def difficulty(index: int) -> float:
@@ -89,7 +82,7 @@ def made_up(*indices: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_leaderboards_win_rates_come_out(name: str) -> None:
     """The plain one to the sixth digit, the length-controlled one within 0.2 points by reconstructed data."""
-    found, expected = score(published(name), gamed=GAMED), leaderboard(name)
+    found, expected = score(published(name), gamed=GAMED), leaderboard()[name]
     assert found["win_rate"] == pytest.approx(expected["win_rate"], abs=1e-6)
     assert found["standard_error"] == pytest.approx(expected["standard_error"], abs=1e-6)
     assert found["discrete_win_rate"] == pytest.approx(expected["discrete_win_rate"], abs=1e-6)
@@ -123,7 +116,7 @@ def test_an_item_has_its_own_difficulty(gamed: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(glm_winrate, "make_dmatrix_for_model", noted)
     indices = [804, 12, 333, 700, 3, 5, 790, 410, 61, 62]
     shuffled = score(made_up(*indices), gamed=gamed)
-    assert looked_up == [difficulty(index) for index in sorted(indices)]
+    assert looked_up == pytest.approx([difficulty(index) for index in sorted(indices)])
     assert shuffled["n"] == 10
 
 
@@ -205,7 +198,8 @@ def test_reconstructed_data_is_said_to_be(tmp_path: Path, gamed: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"generator_1": "another"}, "the baseline is not gpt4_1106_preview, which length control is about"),
+        ({"generator_1": "another"}, "output_1 is not said to be by gpt4_1106_preview, the baseline that .* is about"),
+        ({"generator_1": None}, "output_1 is not said to be by gpt4_1106_preview, the baseline that .* is about"),
         ({"index": None, "instruction": "Hello?"}, "10 of 10 instructions are none of AlpacaEval's 805"),
         ({"output_2": "b"}, "every answer is as much longer than the baseline's as every other"),
     ],
@@ -213,7 +207,8 @@ def test_reconstructed_data_is_said_to_be(tmp_path: Path, gamed: Path) -> None:
 def test_what_cannot_be_controlled_is_not(change: dict[str, Any], reason: str, gamed: Path) -> None:
     """There is a plain win rate, and the reason why there is no other."""
     found = score([{**row, **change} for row in made_up(*range(10))], gamed=gamed)
-    assert (found["n"], found["length_controlled_winrate"], found["reason"]) == (10, None, reason)
+    assert (found["n"], found["length_controlled_winrate"]) == (10, None)
+    assert re.fullmatch(reason, found["reason"] or "")
 
 
 def test_the_baseline_may_be_called_something_else(gamed: Path) -> None:

@@ -1,0 +1,128 @@
+"""Does the aggregator take up the better proposals? The paper's analysis (2406.04692, section 3.3).
+
+table = correlations([Instance(aggregate="…", proposals=["…", "…", "…"], preferences=[7.0, 9.0, 4.0]), …])
+print(table["BLEU-3"].interval.mean)  # 0.2: the aggregate is more like the proposals that a judge prefers
+
+Within each instance, Spearman's coefficient between how similar each proposal is to the aggregate, and how a judge
+prefers it; then the mean over the instances.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from moa_graph.errors import MoAConfigError
+from moa_graph.eval.extra import load
+from moa_graph.eval.statistics import Interval, mean
+
+__all__ = ["MEASURES", "PAPER", "Correlation", "Instance", "correlations", "similarities"]
+
+_ORDERS: Final = (3, 4, 5)
+MEASURES: Final = (*(f"BLEU-{order}" for order in _ORDERS), "Levenshtein", "TF-IDF")
+"""BLEU up to n-grams of that length, the aggregate against the proposal; 1 less the edits by characters over the longer
+one's length; the cosine of TF-IDF vectors, of words weighted by the instance's own texts."""
+
+PAPER: Final[Mapping[str, tuple[float, float]]] = MappingProxyType({
+    **{f"BLEU-{order}": (0.18, 0.30) for order in _ORDERS}, "Levenshtein": (0.13, 0.25), "TF-IDF": (0.12, 0.19),
+})  # fmt: skip
+"""Between which values the paper's six aggregators are after the first layer, read off its figure."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An answer made from proposals, and how a judge prefers each of them. `None`: it has no preference."""
+
+    aggregate: str
+    proposals: Sequence[str]
+    preferences: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """What a measure of similarity comes to."""
+
+    interval: Interval | None
+    """The coefficient's mean over the instances, with its 95% interval. `None`: every instance was dropped."""
+    dropped: int
+    """How many instances say nothing: fewer than two preferences, or all of them the same, or all equally similar."""
+
+
+def correlations(instances: Iterable[Instance], *, seed: int = 0) -> dict[str, Correlation]:
+    """How similarity and preference go together, by measure. The seed is that of the interval.
+
+    Raises MoAConfigError where an instance has not as many preferences as proposals, or one that is not finite.
+    """
+    found: dict[str, list[float | None]] = {measure: [] for measure in MEASURES}
+    for n, instance in enumerate(instances):
+        for measure, coefficient in _coefficients(instance, n).items():
+            found[measure].append(coefficient)
+    return {measure: _summed_up(coefficients, seed) for measure, coefficients in found.items()}
+
+
+def similarities(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:
+    """How similar each proposal is to the aggregate, by measure: from 0 to 1, the more the higher."""
+    levenshtein = load("rapidfuzz.distance").Levenshtein.normalized_similarity
+    return {
+        **_bleu(aggregate, proposals),
+        "Levenshtein": [float(levenshtein(aggregate, proposal)) for proposal in proposals],
+        "TF-IDF": _tf_idf(aggregate, proposals),
+    }
+
+
+def _coefficients(instance: Instance, n: int) -> dict[str, float | None]:
+    """Spearman's coefficient by measure; `None` where it is not defined."""
+    if len(instance.proposals) != len(instance.preferences):
+        counts = f"{len(instance.preferences)} preferences for {len(instance.proposals)} proposals"
+        raise MoAConfigError(f"instance {n} has {counts}; give one for each, or None")
+    judged = [
+        (text, said) for text, said in zip(instance.proposals, instance.preferences, strict=True) if said is not None
+    ]
+    preferences = [said for _, said in judged]
+    if wrong := [said for said in preferences if not math.isfinite(said)]:
+        raise MoAConfigError(f"instance {n} has the preference {wrong[0]}; give None where there is none")
+    if len(set(preferences)) < 2:
+        return dict.fromkeys(MEASURES)
+    spearman = load("scipy.stats").spearmanr
+    return {
+        measure: float(spearman(values, preferences).statistic) if len(set(values)) > 1 else None
+        for measure, values in similarities(instance.aggregate, [text for text, _ in judged]).items()
+    }
+
+
+def _summed_up(coefficients: list[float | None], seed: int) -> Correlation:
+    defined = [coefficient for coefficient in coefficients if coefficient is not None]
+    interval = mean(defined, seed=seed) if defined else None
+    return Correlation(interval, dropped=len(coefficients) - len(defined))
+
+
+def _bleu(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:
+    """A long n-gram's counts hold those of the shorter ones, so they are taken once."""
+    bleu: Any = load("sacrebleu.metrics").BLEU
+    longest = bleu(max_ngram_order=max(_ORDERS), effective_order=True)
+    counted = [longest.sentence_score(aggregate, [proposal]) for proposal in proposals]
+    return {
+        f"BLEU-{order}": [
+            bleu.compute_bleu(
+                score.counts,
+                score.totals,
+                score.sys_len,
+                score.ref_len,
+                smooth_method="exp",
+                effective_order=True,
+                max_ngram_order=order,
+            ).score
+            / 100
+            for score in counted
+        ]
+        for order in _ORDERS
+    }
+
+
+def _tf_idf(aggregate: str, proposals: Sequence[str]) -> list[float]:
+    vectorizer = load("sklearn.feature_extraction.text").TfidfVectorizer()
+    if not any(map(vectorizer.build_analyzer(), (aggregate, *proposals))):
+        return [0.0] * len(proposals)  # no word in any of them
+    vectors = vectorizer.fit_transform([aggregate, *proposals])
+    return [float(value) for value in (vectors[1:] @ vectors[0].T).toarray().ravel()]
