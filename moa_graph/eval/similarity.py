@@ -1,7 +1,7 @@
 """Does the aggregator take up the better proposals? The paper's analysis (2406.04692, section 3.3).
 
 table = correlations([Instance(aggregate="…", proposals=["…", "…", "…"], preferences=[7.0, 9.0, 4.0]), …])
-print(table["BLEU-3"].interval.mean)  # 0.2: the aggregate is more like the proposals that a judge prefers
+print(table["BLEU-3"].estimate.mean)  # 0.2: the aggregate is more like the proposals that a judge prefers
 
 Within each instance, Spearman's coefficient between how similar each proposal is to the aggregate, and how a judge
 prefers it; then the mean over the instances.
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.extra import load
-from moa_graph.eval.statistics import Interval, mean
+from moa_graph.eval.statistics import Estimate, mean
 
 __all__ = ["MEASURES", "PAPER", "Correlation", "Instance", "correlations", "similarities"]
 
@@ -43,7 +43,7 @@ class Instance:
 class Correlation:
     """What a measure of similarity comes to."""
 
-    interval: Interval | None
+    estimate: Estimate | None
     """The coefficient's mean over the instances, with its 95% interval. `None`: every instance was dropped."""
     dropped: int
     """How many instances say nothing: fewer than two preferences, or all of them the same, or all equally similar."""
@@ -93,8 +93,8 @@ def _coefficients(instance: Instance, n: int) -> dict[str, float | None]:
 
 def _summed_up(coefficients: list[float | None], seed: int) -> Correlation:
     defined = [coefficient for coefficient in coefficients if coefficient is not None]
-    interval = mean(defined, seed=seed) if defined else None
-    return Correlation(interval, dropped=len(coefficients) - len(defined))
+    estimate = mean(defined, seed=seed) if defined else None
+    return Correlation(estimate, dropped=len(coefficients) - len(defined))
 
 
 def _bleu(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:

@@ -10,18 +10,15 @@ The same items are drawn for both contenders, with replacement, many times: how 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval.extra import load
+from moa_graph.interval import DRAWS, bootstrap
 
-__all__ = ["Interval", "compare", "mean"]
-
-_AT_ONCE: Final = 2_000_000  # numbers drawn at once, 16 MB
+__all__ = ["Estimate", "compare", "mean"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """A mean over `n` items, and between which values 95% of the draws are."""
 
     mean: float
@@ -48,7 +45,7 @@ class Interval:
         return f"Over {self.n} items, {contender} has {difference} than {other} on average {interval}."
 
 
-def mean(scores: Sequence[float], *, seed: int = 0, draws: int = 10_000) -> Interval:
+def mean(scores: Sequence[float], *, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """The mean of one contender's scores. The same seed gives the same interval.
 
     Raises MoAConfigError where there is no score, or one that is not a finite number.
@@ -57,19 +54,10 @@ def mean(scores: Sequence[float], *, seed: int = 0, draws: int = 10_000) -> Inte
         raise MoAConfigError("there is no score to take the mean of")
     if wrong := [score for score in scores if not math.isfinite(score)]:
         raise MoAConfigError(f"{wrong[0]} is no score: leave the item out, and say so")
-    np = load("numpy")
-    values = np.asarray(scores, dtype=float)
-    chance = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // len(values))
-    means = np.concatenate([
-        values[chance.integers(len(values), size=(min(step, draws - done), len(values)))].mean(axis=1)
-        for done in range(0, draws, step)
-    ])  # fmt: skip
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    return Estimate(*bootstrap(scores, seed=seed, draws=draws), len(scores))
 
 
-def compare(ours: Mapping[str, float], theirs: Mapping[str, float], *, seed: int = 0, draws: int = 10_000) -> Interval:
+def compare(ours: Mapping[str, float], theirs: Mapping[str, float], *, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """How much more `ours` scores than `theirs`, over the items that both have a score of.
 
     Args:

@@ -58,9 +58,9 @@ def test_the_coefficient_is_spearmans(preferences: list[float], expected: float)
     """1 where the nearer is always the better, -1 where it is always the worse; by rank, not by distance."""
     table = correlations([Instance(SKY, [NEAR, HALF, FAR], preferences)] * 3)
     for measure, found in table.items():
-        assert found.interval is not None
-        assert found.interval.mean == pytest.approx(expected), measure
-        assert (found.interval.n, found.dropped) == (3, 0)
+        assert found.estimate is not None
+        assert found.estimate.mean == pytest.approx(expected), measure
+        assert (found.estimate.n, found.dropped) == (3, 0)
 
 
 def test_the_mean_is_over_instances() -> None:
@@ -69,9 +69,9 @@ def test_the_mean_is_over_instances() -> None:
     table = correlations(
         [Instance(SKY, [*two, HALF], [9, 2, 6]), Instance(SKY, two, [1, 2]), Instance(SKY, two, [2, 1])]
     )
-    interval = table["TF-IDF"].interval
-    assert interval is not None
-    assert interval.mean == pytest.approx(1 / 3)
+    estimate = table["TF-IDF"].estimate
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(1 / 3)
 
 
 def test_what_says_nothing_is_dropped_and_counted() -> None:
@@ -84,14 +84,14 @@ def test_what_says_nothing_is_dropped_and_counted() -> None:
         Instance("", ["", "?"], [1, 2]),
     ])  # fmt: skip
     found = table["TF-IDF"]
-    assert found.interval is not None
-    assert found.interval.mean == pytest.approx(1)
-    assert (found.interval.n, found.dropped) == (1, 4)
+    assert found.estimate is not None
+    assert found.estimate.mean == pytest.approx(1)
+    assert (found.estimate.n, found.dropped) == (1, 4)
 
 
 def test_where_all_is_dropped_there_is_no_number() -> None:
     """Also where there was no instance at all."""
-    assert [found.interval for found in correlations([]).values()] == [None] * 5
+    assert [found.estimate for found in correlations([]).values()] == [None] * 5
     assert correlations([Instance(SKY, [NEAR, FAR], [1, 1])])["BLEU-3"].dropped == 1
 
 
@@ -128,7 +128,7 @@ def moa_lite(limit: int) -> list[Instance]:
 def test_moa_lite_takes_up_the_better_models() -> None:
     """By every measure its answers are more like those of the models that win more, beyond chance."""
     for measure, found in correlations(moa_lite(80)).items():
-        assert found.interval is not None
-        print(f"{measure}: {found.interval}, dropped {found.dropped}; the paper's: {PAPER[measure]}")
-        assert found.interval.low > 0, measure
+        assert found.estimate is not None
+        print(f"{measure}: {found.estimate}, dropped {found.dropped}; the paper's: {PAPER[measure]}")
+        assert found.estimate.low > 0, measure
         assert found.dropped <= 2
