@@ -33,14 +33,21 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def data_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep runs, threads and prices apart from those of whoever runs the tests."""
+    data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("XDG_DATA_HOME", str(data))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         for name in ("MOA_GRAPH_STATS", "MOA_GRAPH_PRICES"):
             patch.delenv(name, raising=False)
-        yield
+        yield data
+
+
+@pytest.fixture(autouse=True)
+def no_run_before(data_of_its_own: Path) -> None:
+    """Forget the runs of other tests: how long their answers were would be known to an estimate."""
+    (data_of_its_own / "moa_graph" / "runs.sqlite").unlink(missing_ok=True)
 
 
 @pytest.fixture
