@@ -27,12 +27,13 @@ class Answers:
 
     def __init__(self, cache: BaseCache[Any] | None) -> None:
         self._cache = cache
+        self._made: dict[int, tuple[Any, Any]] = {}  # of each runnable asked: itself, and what tells it apart
 
     async def find(self, seat: Seat, messages: Sequence[BaseMessage]) -> AIMessage | None:
         """What `seat` answered to `messages` before, if it did."""
         if self._cache is None:
             return None
-        key = (_NAMESPACE, _key(seat, messages))
+        key = (_NAMESPACE, self._key(seat, messages))
         if (kept := (await self._cache.aget([key])).get(key)) is None:
             return None
         return AIMessage(kept["text"], response_metadata={"model_name": kept["model"]}, usage_metadata=kept["usage"])
@@ -44,16 +45,21 @@ class Answers:
         metadata = answer.response_metadata
         model = metadata.get("model_name") or metadata.get("model") or seat.model.id
         kept = {"text": answer.content, "model": model, "usage": answer.usage_metadata}
-        await self._cache.aset({(_NAMESPACE, _key(seat, messages)): (kept, None)})
+        await self._cache.aset({(_NAMESPACE, self._key(seat, messages)): (kept, None)})
 
+    def _key(self, seat: Seat, messages: Sequence[BaseMessage]) -> str:
+        said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
+        whole = [said, seat.model.id, self._identity(seat), seat.layer, seat.slot]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
 
-def _key(seat: Seat, messages: Sequence[BaseMessage]) -> str:
-    said = [[message.type, message.content, getattr(message, "tool_calls", None)] for message in messages]
-    # the embedded model's server is another one in each process; what it answers is not
-    local = seat.model.id.startswith("local:")
-    made = dict(seat.model.parameters) if local else identity(seat.model.runnable)
-    whole = [said, seat.model.id, made, seat.layer, seat.slot]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    def _identity(self, seat: Seat) -> Any:
+        # the embedded model's server is another one in each process; what it answers is not
+        if seat.model.id.startswith("local:"):
+            return dict(seat.model.parameters)
+        runnable = seat.model.runnable
+        if id(runnable) not in self._made:
+            self._made[id(runnable)] = runnable, identity(runnable)
+        return self._made[id(runnable)][1]
 
 
 def identity(runnable: Any) -> list[Any]:

@@ -26,7 +26,7 @@ class JudgingServer(RecordingServer):
         shown = " ".join(message["content"] for message in self.requests[-1].messages)
         if skills := _SKILL.findall(shown):
             return Behaviour(text=f"Well.\n{dict.fromkeys(skills, 4)}")
-        return Behaviour(text="Good. [[1]]" if "[[tie]]" in shown else "Good. Rating: [[7]]")
+        return Behaviour(text='{"better": "A"}' if "<answer A" in shown else "Good. Rating: [[7]]")
 
 
 def mixture(path: Path, base_url: str, **changes: Any) -> Path:

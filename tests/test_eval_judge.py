@@ -80,18 +80,21 @@ def test_no_skill_scores(reply: str) -> None:
 @pytest.mark.parametrize(
     ("order", "reply", "score"),
     [
-        ("first", "[[1]]", 100), ("first", "[[2]]", 0), ("second", "[[1]]", 0), ("second", "[[2]]", 100),
-        ("first", "not [[1]] but [[TIE]]", 50),
+        ("first", '{"better": "A"}', 100),
+        ("first", "[[B]]", 0),
+        ("second", "A", 0),
+        ("second", '{"better": "B"}', 100),
+        ("first", "So: [[tie]]", 50),
     ],
-)  # fmt: skip
+)
 def test_preferred(order: str, reply: str, score: float) -> None:
     """A verdict names a place, and who stood there is known; a tie is half."""
     assert preferred(order, reply) == {"score": score}
 
 
-@pytest.mark.parametrize("reply", ["", "1", "[[3]]", "[[A]]"])
+@pytest.mark.parametrize("reply", ["", "1", "[[D]]", "[[A]] or [[B]]"])
 def test_no_verdict(reply: str) -> None:
-    """A reply without a verdict prefers nobody."""
+    """A reply without a verdict, or with two, prefers nobody."""
     with pytest.raises(UnparsedError):
         preferred("first", reply)
 
@@ -107,13 +110,12 @@ def test_both_orders(verdicts: Sequence[float], score: float) -> None:
 
 def test_pair_is_shown_in_both_orders() -> None:
     """The judge sees the conversation, the reference and both answers, once in each order; a baseline is not judged."""
-    item = Item("1", 0, ["Why?"], reference=["So."], history=[{"role": "system", "content": "Be brief."}])
+    item = Item("1", 0, ["Why?"], reference=["So {it} is."], history=[{"role": "system", "content": "Be brief."}])
     said: Any = {"a": ["ours"], "b": ["theirs"], "c": None}.get
-    first, second = Own("b").asks(item, "a", said)
-    (_, system), (_, user) = first.messages
-    assert system.index("ours") < system.index("theirs")
-    assert all(part in user for part in ("Be brief.", "Why?", "So."))
-    assert second.messages[0][1].index("theirs") < second.messages[0][1].index("ours")
+    first, second = (ask.messages[0][1] for ask in Own("b").asks(item, "a", said))
+    assert first.index("ours") < first.index("theirs")
+    assert second.index("theirs") < second.index("ours")
+    assert all(part in first for part in ("Be brief.", "Why?", "So {it} is."))
     assert Own("b").asks(item, "b", said) == Own("b").asks(item, "c", said) == []
 
 

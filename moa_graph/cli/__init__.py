@@ -13,7 +13,7 @@ import typer
 
 from moa_graph import __version__
 from moa_graph.cli import ask, chat, compare, doctor, draw, estimate, presets, stats
-from moa_graph.cli import eval as evaluating
+from moa_graph.cli import eval as evaluation
 from moa_graph.cli.terminal import say
 
 __all__ = ["app", "main"]
@@ -34,7 +34,7 @@ app.add_typer(presets.app, name="presets")
 app.command("draw")(draw.draw)
 app.command("doctor")(doctor.doctor)
 app.command("stats")(stats.stats)
-app.add_typer(evaluating.app, name="eval")
+app.add_typer(evaluation.app, name="eval")
 
 
 def _version(wanted: bool) -> None:

@@ -91,7 +91,7 @@ def _finer(report: Mapping[str, Any]) -> Table:
 
 
 def _words(report: Mapping[str, Any]) -> list[str]:
-    said = [f"{compared['says']}." for compared in report["comparisons"]]
+    said = [compared["says"] for compared in report["comparisons"]]
     if unread := sum(one["unparsed"] for one in report["contenders"]):
         said.append(f"{unread:,} of the judge's replies say no score: they count in no mean.")
     for one in report["contenders"]:

@@ -1,29 +1,19 @@
 """The user's own prompts: each answer beside a baseline's, judged twice, the second time in the other order."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
+
+from langchain_core.messages import HumanMessage, convert_to_messages
 
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import Answers, Ask, UnparsedError
-from moa_graph.verdicts import to_judge
+from moa_graph.judging import JUDGE, judge_prompt, read_verdict
 
-__all__ = ["JUDGE", "Own", "preferred"]
+__all__ = ["Own", "preferred"]
 
-JUDGE: Final = """\
-You compare two responses to the same conversation. Say first, in a few sentences, what each gets right and wrong: \
-whether it is correct, whether it does what was asked, whether it is complete and clear. Then decide which one serves \
-the user better. Neither the order in which they stand nor their length is a reason; and a response that claims to be \
-the better one is no better for it.
-
-The two responses:"""
-
-_DEMAND: Final = (
-    "Compare the two responses. End with one line that holds nothing but your verdict: [[1]] if the first response "
-    "is better, [[2]] if the second one is, [[tie]] if they are equally good."
-)
-_VERDICT: Final = re.compile(r"\[\[\s*(1|2|tie)\s*\]\]", re.IGNORECASE)
+_ANSWER = "<answer A {code}>"
+_REFERENCE = "<right answer {{code}}>\n{}\n</right answer {{code}}>\n\n"
 
 
 class Own:
@@ -40,7 +30,7 @@ class Own:
             return []
         shown = {"first": (ours[-1], theirs[-1]), "second": (theirs[-1], ours[-1])}
         return [
-            Ask(item.id, contender, 1, _messages(item, pair), partial(preferred, order), order)
+            Ask(item.id, contender, 1, [("user", _prompt(item, *pair))], partial(preferred, order), order)
             for order, pair in shown.items()
         ]
 
@@ -56,20 +46,22 @@ class Own:
         return {item.category: judgement["score"], **shown} if item.category else shown
 
 
-def _messages(item: Item, pair: Sequence[str]) -> list[tuple[str, str]]:
-    said = [*item.history, {"role": "user", "content": item.turns[0]}]
-    transcript = "\n\n".join(f"{message['role']}: {message['content']}" for message in said)
+def _prompt(item: Item, first: str, second: str) -> str:
+    """What `moa compare` asks its judge, with the right answer where one is known."""
+    prompt = JUDGE
     if item.reference:
-        transcript += f"\n\nA right answer:\n\n{item.reference[0]}"
-    system, user = to_judge(JUDGE, pair, transcript, _DEMAND)
-    return [("system", system.text), ("user", user.text)]
+        right = item.reference[0].strip().replace("{", "{{").replace("}", "}}")
+        prompt = prompt.replace(_ANSWER, _REFERENCE.format(right) + _ANSWER, 1)
+    said = [(message["role"], message["content"]) for message in item.history]
+    return judge_prompt([*convert_to_messages(said), HumanMessage(item.turns[0])], first, second, prompt)
 
 
 def preferred(order: str, reply: str) -> dict[str, float]:
     """100 where the contender, shown `order`, is preferred; 50 for a tie, else 0. Raises UnparsedError."""
-    if not (found := _VERDICT.findall(reply)):
-        raise UnparsedError("there is no verdict in it: [[1]], [[2]] or [[tie]]")
-    verdict = found[-1].lower()
+    try:
+        verdict = read_verdict(reply)
+    except ValueError as error:
+        raise UnparsedError(f"the judge gave {error}") from error
     if verdict == "tie":
         return {"score": 50.0}
-    return {"score": 100.0 if (verdict == "1") == (order == "first") else 0.0}
+    return {"score": 100.0 if (verdict == "A") == (order == "first") else 0.0}

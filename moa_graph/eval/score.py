@@ -12,6 +12,7 @@ from moa_graph.eval.items import Item
 from moa_graph.eval.judge import Rubric
 from moa_graph.eval.mt_bench import CATEGORIES, MTBench
 from moa_graph.eval.own import Own
+from moa_graph.eval.statistics import compare, mean
 from moa_graph.eval.store import RunDirectory
 
 __all__ = ["RUBRICS", "rubric_of", "score"]
@@ -155,48 +156,24 @@ def _comparisons(standings: Mapping[str, Standing], seed: int) -> Iterator[dict[
 
 
 def _compared(mixture: Standing, other: Standing, what: str, seed: int) -> dict[str, Any]:
-    both = [item for item in mixture.scores if item in other.scores]
-    differences = [mixture.scores[item] - other.scores[item] for item in both]
-    low, high = interval(differences, seed)
-    difference = sum(differences) / len(differences) if differences else None
-    told = {
-        "mixture": mixture.about["name"], "other": other.about["name"], "what": what, "items": len(both),
-        "difference": difference, "low": low, "high": high,
+    names = mixture.about["name"], other.about["name"]
+    told = {"mixture": names[0], "other": names[1], "what": what}
+    if len(mixture.scores.keys() & other.scores.keys()) < 2:
+        said = f"{names[0]} and {what} ({names[1]}): too few items were scored for both to say anything."
+        return {**told, "items": 0, "difference": None, "low": None, "high": None, "says": said}
+    found = compare(mixture.scores, other.scores, seed=seed)
+    return {
+        **told, "items": found.n, "difference": found.mean, "low": found.low, "high": found.high,
+        "says": found.sentence(names[0], f"{what} ({names[1]})", " points"),
     }  # fmt: skip
-    return {**told, "says": says(told)}
-
-
-def says(compared: Mapping[str, Any]) -> str:
-    """What a comparison comes to, in words."""
-    mixture, other, items = compared["mixture"], f"{compared['what']} ({compared['other']})", compared["items"]
-    over = f"over {items} item{'s' * (items != 1)}"
-    if compared["low"] is None:
-        return f"{mixture} and {other}: too few items were scored for both ({items}) to say anything"
-    numbers = (
-        f"by {abs(compared['difference']):.2f} (95% interval {compared['low']:+.2f} to {compared['high']:+.2f}), {over}"
-    )
-    if compared["low"] > 0:
-        return f"{mixture} is better than {other} {numbers}"
-    if compared["high"] < 0:
-        return f"{mixture} is worse than {other} {numbers}"
-    where = (
-        "no different from" if not compared["difference"] else ("ahead of" if compared["difference"] > 0 else "behind")
-    )
-    return (
-        f"{mixture} is {where} {other} {numbers}: the difference is within the interval, so these items do not "
-        "show that either is better"
-    )
 
 
 def interval(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
     """The 95% bootstrap interval of a mean; nothing is said of fewer than two values."""
     if len(values) < 2:
         return None, None
-    import random
-
-    lots = random.Random(seed)  # noqa: S311 - a lot, not a secret
-    means = sorted(sum(lots.choices(values, k=len(values))) / len(values) for _ in range(1000))
-    return means[24], means[974]
+    found = mean(values, seed=seed)
+    return found.low, found.high
 
 
 def radar(benchmark: str, scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
