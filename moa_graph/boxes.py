@@ -100,6 +100,7 @@ def _box(place: str, name: str, about: Mapping[str, Any]) -> Box:
     look = {"aggregate": "edge", "final": "final"}.get(role, "default")
     step = about.get("moa_step", role)
     parts = [step if step != role else "", about.get("moa_aggregator"), about.get("moa_model")]
+    name = name.replace("_", " ") if role == "window" else name
     return Box(place, name, " · ".join(filter(None, parts)), role, about.get("moa_layer", 0), look)
 
 
@@ -303,8 +304,12 @@ def _colour_final(mixture: Box, receipt: Receipt) -> None:
     read = {d["part"]: d["call"] for d in receipt.get("decisions") or () if "part" in d and "call" in d}
     for k, window in enumerate(mixture.of("window"), 1):
         window.look, window.said = _fared(read[k]) if k in read else ("default", "not needed")
+    given = [d for d in receipt.get("decisions") or () if d["step"] == "aggregator" and "part" not in d]
+    gives = given[-1]["chosen"][0] if given and len(given[-1]["chosen"]) == 1 else ""
     for final in mixture.of("final"):
         final.look, final.said = _fared(call)
+        if gives and call["status"] == "ok":
+            final.said += f" · {gives}'s answer"
         if call["error"]:  # why those before it failed
             kind, between, _ = final.model.rpartition(" · ")
             final.model, final.said = f"{kind}{between}{call['model']}", f"{final.said} (fallback)"

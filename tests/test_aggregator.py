@@ -468,6 +468,7 @@ def test_the_picture_says_how_it_ends(family: Any, said: str) -> None:
     assert said in draw(moa).mermaid
     receipt = moa.invoke(ASK)["messages"][-1].response_metadata["moa"]
     assert said in draw(moa, receipt=receipt).mermaid
+    assert "bo's answer" in draw(moa, receipt=receipt).text
 
 
 @pytest.mark.skipif(not local.available(), reason='needs pip install "moa-graph[local]"')

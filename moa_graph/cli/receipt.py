@@ -135,7 +135,7 @@ def _table(receipt: "Receipt", calls: Sequence["Call"], width: int) -> Table:
 
 
 def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
-    usage = call["usage"]
+    usage, unknown = call["usage"], "?" if call["attempts"] or call["cached"] else "0"
     tokens = ["input_tokens", *(["cached_input_tokens"] if cached else []), "output_tokens"]
     table.add_row(
         layer,
@@ -144,7 +144,7 @@ def _row(table: Table, layer: str, call: "Call", *, cached: bool) -> None:
         Text(_status(call), style=_STYLES.get(call["status"], "red")),
         f"{call['seconds']:.1f}",
         str(call.get("calls", call["attempts"])),
-        *(f"{usage[name]:,}" if name in usage else "" if name.startswith("cached") else "?" for name in tokens),
+        *(f"{usage[name]:,}" if name in usage else "" if name.startswith("cached") else unknown for name in tokens),
         dollars(call.get("cost_usd"), call.get("cost_usd_at_least", 0.0)),
     )
 
