@@ -1,11 +1,9 @@
 """One seat is asked, and what can be heard of it meanwhile: its first token, what the calls inside it use and cost."""
 
 import asyncio
-import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from functools import partial, reduce
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +15,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2Stre
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.pregel.protocol import StreamProtocol
 
+from moa_graph import transport
 from moa_graph.bill import NOTHING, UNKNOWN, Bill, bill_of, bill_of_run, reported
 from moa_graph.cache import Answers
 from moa_graph.errors import describe
@@ -24,7 +23,7 @@ from moa_graph.panel import Seat
 from moa_graph.prices import Prices
 from moa_graph.receipt import usage_of
 from moa_graph.retry import Attempts
-from moa_graph.transport import repeats
+from moa_graph.transport import Ear
 from moa_graph.within import HearsBeneath
 
 __all__ = ["Asking", "unheard"]
@@ -35,35 +34,53 @@ _LENGTH: Final = ("length", "max_tokens", "model_length", "incomplete")
 _STREAMING: Final = (_StreamingCallbackHandler, _V2StreamingCallbackHandler)  # LangGraph knows them by these too
 
 
-class _Usage(BaseCallbackHandler):
-    """Keeps what calls tell of their usage, also where nobody gets the answer: a stream breaks, or it is cut."""
+class _Usage(BaseCallbackHandler, Ear):
+    """Keeps what calls tell of their usage, also where nobody gets the answer: a stream breaks, or it is cut.
+
+    As a callback handler; where the requests tell of whole answers (`by_requests`), of streams alone.
+    """
 
     run_inline = True
     ignore_chat_model = True  # how a call begins
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_requests: bool) -> None:
+        self._by_requests = by_requests
         self._ended: dict[str, int] = {}
         self._streams: dict[UUID, dict[str, int]] = {}
+        self._told: list[Callable[[], Mapping[str, Any] | None]] = []
 
     def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
         if told := getattr(getattr(chunk, "message", None), "usage_metadata", None):
             self._streams[run_id] = _added(self._streams.get(run_id, {}), usage_of(told))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        self._streams.pop(run_id, None)
-        for message in _messages(response):
-            self._ended = _added(self._ended, usage_of(getattr(message, "usage_metadata", None)))
+        if self._streams.pop(run_id, None) or not self._by_requests:
+            self._told += [partial(getattr, message, "usage_metadata", None) for message in _messages(response)]
+
+    def told(self, usage: Callable[[], Mapping[str, Any]]) -> None:
+        self._told.append(usage)
+
+    def received(self, answer: AIMessage) -> None:
+        """What one call has told last has become this answer."""
+        if self._told:
+            self._told.pop()
+            self._ended = _added(self._ended, usage_of(answer.usage_metadata))
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Tokens of what nobody has received."""
+        return reduce(_added, [*self._streams.values(), *(usage_of(told()) for told in self._told)], {})
 
     @property
     def usage(self) -> dict[str, int]:
-        return functools.reduce(_added, self._streams.values(), self._ended)
+        return _added(self.lost, self._ended)
 
 
 class _FirstToken(_Usage):
     """Notes that a model has begun to answer: from then on nobody else can be asked in its place."""
 
-    def __init__(self, tell: Callable[[], None] | None) -> None:
-        super().__init__()
+    def __init__(self, tell: Callable[[], None] | None, *, by_requests: bool) -> None:
+        super().__init__(by_requests=by_requests)
         self.began = False
         self._tell = tell
 
@@ -82,7 +99,7 @@ class _CallsWithin(_Usage, HearsBeneath):
     ignore_chat_model = False
 
     def __init__(self, prices: Prices) -> None:
-        super().__init__()
+        super().__init__(by_requests=True)
         self.made = self._begun = 0
         self._prices, self._bills = prices, list[Bill]()
         self._asked, self._outer = set[UUID](), set[UUID]()
@@ -105,7 +122,6 @@ class _CallsWithin(_Usage, HearsBeneath):
             self._asked.remove(run_id)
 
     def repeated(self) -> None:
-        """A client has sent a request again, by itself."""
         self.made += 1
 
     def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
@@ -120,12 +136,21 @@ class _CallsWithin(_Usage, HearsBeneath):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         if run_id not in self._asked:
             return
-        super().on_llm_end(response, run_id=run_id)
+        self._streams.pop(run_id, None)
         self._asked.remove(run_id)
         for message in _messages(response):
+            used = usage_of(getattr(message, "usage_metadata", None))
+            self._ended = _added(self._ended, used)
+            if same := [told for told in self._told if usage_of(told()) == used]:
+                self._told.remove(same[0])
             if inner := message.response_metadata.get("moa"):
                 self.made += inner["calls"] - 1  # it was a mixture
             self._bills.append(bill_of(self._prices, (), message))
+
+    @property
+    def began(self) -> bool:
+        """Whether LangChain tells of it at all: not of a graph on another server."""
+        return self._begun > 0
 
     @property
     def only_began(self) -> bool:
@@ -140,8 +165,8 @@ class _CallsWithin(_Usage, HearsBeneath):
 
 def _added(usage: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
     """Both together."""
-    if not usage:
-        return dict(more)
+    if not (usage and more):
+        return dict(usage or more)
     return {name: usage.get(name, 0) + more.get(name, 0) for name in {**usage, **more}}
 
 
@@ -166,11 +191,16 @@ class Asking:
     ) -> None:
         self._seat, self._answers, self._may_again = seat, answers, may_again
         heard = TAG_NOSTREAM not in (config.get("tags") or ())
-        self._first = _FirstToken(on_first_token) if heard else None
+        tells = seat.model.tells_usage
+        self._first = _FirstToken(on_first_token, by_requests=tells) if heard else None
         self._within = _CallsWithin(seat.prices) if seat.model.asks_others else None
-        self._used: _Usage = self._within or self._first or _Usage()
-        handlers = [self._used, *([self._first] if self._first and self._within else [])]
-        self._config = _heard_by(handlers, config)
+        self._used: _Usage = self._within or self._first or _Usage(by_requests=tells)
+        self._listens = tells or bool(self._within)
+        quiet = tells and not heard and not seat.model.streams
+        handlers = [] if quiet else [self._used]
+        if self._first and self._within:
+            handlers.append(self._first)
+        self._config = _heard_by(handlers, config) if handlers else config
         self._attempts = Attempts(seat.policy.retries, self._may_wait)
         self._started = time.monotonic()
         self._answer: AIMessage | None = None
@@ -189,7 +219,7 @@ class Asking:
     @property
     def calls(self) -> int:
         """Requests sent to providers: those made inside an agent, a nested mixture or a chain, else the attempts."""
-        if self._within and (self._within.made or self._found):
+        if self._within and (self._within.made or self._found or self._unasked):
             return self._within.made
         return self._moa.get("calls", self.made)  # type: ignore[no-any-return]
 
@@ -229,9 +259,7 @@ class Asking:
             return bill_of_run(made)  # all that was asked: it was a mixture, and knows its prices
         if self._within and self._within.made:
             return self._within.bill
-        used, answered = self._used.usage, self._answered
-        lost = {} if used == answered else Counter(used) - Counter(answered)
-        bills = [self._lost(lost)] if lost else []
+        bills = [self._lost(lost)] if (lost := self._used.lost) else []
         if self._answer:
             bills.append(bill_of(self._seat.prices, self._seat.known_as, self._answer))
         if bills:
@@ -241,6 +269,11 @@ class Asking:
     def _lost(self, usage: Mapping[str, int]) -> Bill:
         """What is known of the cost of calls whose answer nobody got."""
         return Bill(None, self._seat.prices.cost(self._seat.known_as, usage) or 0.0, None)
+
+    @property
+    def _unasked(self) -> bool:
+        """Whether it is a graph that ended before it had asked anybody."""
+        return self._within is not None and self._within.began and self._seat.model.takes_state and not self._answer
 
     @property
     def _found(self) -> bool:
@@ -275,8 +308,14 @@ class Asking:
         if (kept := await self._answers.find(self._seat, messages)) is not None:
             self.cached, self._answer = True, kept
             return kept
-        with repeats(self._within.repeated) if self._within else nullcontext():
-            answer = self._answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
+        asked = self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
+        try:
+            answer = self._answer = await (transport.heard(self._used, asked) if self._listens else asked)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # LangChain may be telling just now, in a task of its own, of an answer that came in
+            raise
+        if self._used is not self._within:
+            self._used.received(answer)
         await self._answers.keep(self._seat, messages, answer)
         return answer
 

@@ -26,6 +26,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from yarl import URL
 
 from moa_graph.loops import PerLoop
+from moa_graph.transport import ears
 
 __all__ = ["Completions"]
 
@@ -43,6 +44,9 @@ class Completions:
     know, is left to the client. Raises what the client raises: APIStatusError and its kinds, APIConnectionError,
     APITimeoutError.
     """
+
+    tells_usage = True
+    """To whoever listens (`transport.heard`), of answers that are not streamed."""
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self._client = client
@@ -68,6 +72,8 @@ class Completions:
             text = (whole := self._as_httpx(response, content=content)).text
             message = f"the server's answer is no JSON object: {text[:_SHOWN]}"
             raise openai.APIResponseValidationError(whole, text, message=message)
+        for ear in ears():
+            ear.told(functools.partial(_usage, answer))
         return _Answer(data=_ANSWER.fill(answer))
 
     def _stream(self, response: aiohttp.ClientResponse) -> openai.AsyncStream[object]:
@@ -138,6 +144,16 @@ class _Answer(openai.BaseModel):
     @property
     def choices(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(message=SimpleNamespace(**choice["message"])) for choice in self.data["choices"]]
+
+
+def _usage(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer tells of its usage, in LangChain's words."""
+    told = answer.get("usage") or {}
+    words = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens", "total_tokens": "total_tokens"}
+    cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
+    reasoning = (told.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    details = {"input_token_details": {"cache_read": cached}, "output_token_details": {"reasoning": reasoning}}
+    return {name: told[word] for name, word in words.items() if told.get(word) is not None} | details
 
 
 class _Reader:

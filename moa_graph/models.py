@@ -82,6 +82,16 @@ class Model:
         return not self.is_one_call or isinstance(self._unbound, OuterChatModel)
 
     @property
+    def tells_usage(self) -> bool:
+        """Whether its requests tell what they use, where they do not stream."""
+        return bool(getattr(getattr(self._unbound, "async_client", None), "tells_usage", False))
+
+    @property
+    def streams(self) -> bool:
+        """Whether it streams by itself, also where nobody hears it."""
+        return bool(getattr(self._unbound, "streaming", False))
+
+    @property
     def provider(self) -> str | None:
         """Whose model it is, as LangChain says; `None` for what is no chat model."""
         inner = self._unbound

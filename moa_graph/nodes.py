@@ -152,7 +152,7 @@ def counted(ask: Asking, bill: Bill) -> dict[str, Any]:
     if ask.finish_reason:
         counted["finish_reason"] = ask.finish_reason
     calls = {"calls": ask.calls} if ask.calls != ask.made else {}
-    return {**counted, **calls, **({"usage": ask.usage} if ask.usage else {})}
+    return {**counted, **calls, **({"usage": usage} if (usage := ask.usage) else {})}
 
 
 def _first_token(who: Mapping[str, Any], run: str, seconds: float) -> dict[str, Any]:

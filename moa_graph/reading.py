@@ -105,14 +105,11 @@ def likely_output(max_tokens: int | None) -> int:
 
 def spent(calls: Sequence[Any]) -> Amount:
     """What proposals took, as far as it is known."""
-    return Amount.sum(
-        [
-            Amount(
-                p.get("cost_usd") or p.get("cost_usd_at_least") or 0.0,
-                p.get("usage", {}).get("input_tokens", 0) + p.get("usage", {}).get("output_tokens", 0),
-                p.get("calls", p["attempts"]),
-            )
-            for p in calls
-            if not p.get("cached")
-        ]
-    )
+    usd, tokens, made = 0.0, 0, 0
+    for p in calls:
+        if not p.get("cached"):
+            usage = p.get("usage", {})
+            usd += p.get("cost_usd") or p.get("cost_usd_at_least") or 0.0
+            tokens += usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+            made += p.get("calls", p["attempts"])
+    return Amount(usd, tokens, made)

@@ -10,12 +10,11 @@ import asyncio
 import functools
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -25,22 +24,37 @@ from langgraph.pregel import Pregel
 from moa_graph.errors import MoAConfigError
 from moa_graph.loops import PerLoop, home
 
-__all__ = ["ask", "clients", "repeats", "shared"]
+__all__ = ["Ear", "ask", "clients", "ears", "heard", "shared"]
 
+_T = TypeVar("_T")
 _VARIABLE: Final = "MOA_GRAPH_TRANSPORT"
 _LIMIT: Final = 100_000  # connections: how many calls are in flight is LayerPolicy's to say
 _PLAIN: Final = {("langchain_openai", "ChatOpenAI"), ("langchain_together", "ChatTogether")}
-_REPEATED: Final[ContextVar[tuple[Callable[[], None], ...]]] = ContextVar("repeated", default=())
+_EARS: Final[ContextVar[tuple["Ear", ...]]] = ContextVar("ears", default=())
 
 
-@contextmanager
-def repeats(tell: Callable[[], None]) -> Iterator[None]:
-    """Within, `tell` is called for each request that a client sends again by itself, as those inside an agent do."""
-    before = _REPEATED.set((*_REPEATED.get(), tell))
+class Ear:
+    """Hears what clients do by themselves, and what they are told."""
+
+    def repeated(self) -> None:
+        """A request is sent again, as the clients inside an agent do."""
+
+    def told(self, usage: Callable[[], Mapping[str, Any]]) -> None:
+        """An answer has come in, with this usage (as LangChain has it)."""
+
+
+def ears() -> tuple[Ear, ...]:
+    """Whoever listens to the running task."""
+    return _EARS.get()
+
+
+async def heard(ear: Ear, call: Awaitable[_T]) -> _T:
+    """What `call` gives, while `ear` listens."""
+    before = _EARS.set((*_EARS.get(), ear))
     try:
-        yield
+        return await call
     finally:
-        _REPEATED.reset(before)
+        _EARS.reset(before)
 
 
 async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -188,8 +202,8 @@ def _client(proxy: str | None = None) -> Any:
                 kwargs["auth"] = request.url.username, request.url.password
                 request.url = request.url.copy_with(userinfo=b"")
             if int(request.headers.get("x-stainless-retry-count", 0)):
-                for tell in _REPEATED.get():
-                    tell()
+                for ear in ears():
+                    ear.repeated()
             return await (await clients.get()).send(request, **kwargs)
 
     return PerLoopClient()

@@ -6,11 +6,13 @@ where it is.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from random import Random
 from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 from uuid import UUID
 
 import openai
@@ -21,8 +23,9 @@ from langchain_core.tracers.context import register_configure_hook
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 
-from moa_graph import ChatMoA, LayerPolicy, Proposer, create_moa
+from moa_graph import ChatMoA, LayerPolicy, Proposer, completions, create_moa, transport
 from moa_graph.errors import MoARunError
+from moa_graph.transport import Ear
 from tests.server import Behaviour, RecordingServer, Request
 
 QUESTION: Final = {"messages": [("user", "Why is the sky blue?")]}
@@ -102,14 +105,19 @@ class Count(NamedTuple):
 NOTHING: Final = Count(0, 0, 0)
 
 
-class Heard(BaseCallbackHandler):
-    """What LangChain tells of each model's runs: apart from the receipts, what has come in from the server."""
+class Heard(BaseCallbackHandler, Ear):
+    """What has come in from the server, apart from the receipts: LangChain tells it of each model's runs.
+
+    Where our own transport reads an answer, what it reads counts: the call may be cut before LangChain has it.
+    """
 
     run_inline = True
 
     def __init__(self) -> None:
         self._model: dict[UUID, str] = {}
         self._streamed: set[UUID] = set()
+        self._ids: set[str] = set()
+        self.repeats: Counter[str] = Counter()
         self.counts: dict[str, Count] = {}
         self.unread: dict[str, int] = {}
 
@@ -133,12 +141,30 @@ class Heard(BaseCallbackHandler):
         if run_id not in self._model:
             return
         self.unread[self._model[run_id]] -= 1
-        if run_id not in self._streamed:
-            self._read(run_id, response.generations[0][0].message)  # type: ignore[union-attr]
+        message: Any = response.generations[0][0].message  # type: ignore[union-attr]
+        if run_id not in self._streamed and message.response_metadata.get("id") not in self._ids:
+            self._read(run_id, message)
 
     def _read(self, run_id: UUID, message: Any) -> None:
         if used := message.usage_metadata:
             self._add(self._model[run_id], Count(0, used["input_tokens"], used["output_tokens"]))
+
+    def repeated(self) -> None:
+        self.repeats[_PREFIX.get()] += 1
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hear what our transport reads."""
+        fill = completions._ANSWER.fill
+
+        def read(answer: Any) -> Any:
+            self._ids.add(answer["id"])
+            used = answer["usage"]
+            self._add(answer["model"], Count(0, used["prompt_tokens"], used["completion_tokens"]))
+            return fill(answer)
+
+        with patch.object(completions._ANSWER, "fill", read):
+            yield
 
     def _add(self, model: str, count: Count) -> None:
         self.counts[model] = self.counts.get(model, NOTHING).plus(count)
@@ -152,16 +178,22 @@ class Heard(BaseCallbackHandler):
         by_model: dict[str, list[Request]] = {}
         for request in requests:
             by_model.setdefault(request.model, []).append(request)
-        missed = []
+        repeats = sum(count for whose, count in self.repeats.items() if whose.startswith(prefix))
+        missed = [Count(sum(map(is_repeat, requests)) - repeats, 0, 0)]
         for model, heard in ((m, count) for m, count in self.counts.items() if m.startswith(prefix)):
             sent = by_model.get(model, [])
-            repeated = sum(request.headers.get("x-stainless-retry-count", "0") != "0" for request in sent)
-            less = Count.by(sent).plus(heard, -1).plus(Count(repeated, 0, 0), -1)
+            less = Count.by(sent).plus(heard, -1).plus(Count(sum(map(is_repeat, sent)), 0, 0), -1)
             assert less == NOTHING or self.unread[model], (model, less)
             missed.append(less)
         return Count.sum(missed)
 
 
+def is_repeat(request: Request) -> bool:
+    """Whether a client sent it again by itself."""
+    return request.headers.get("x-stainless-retry-count", "0") != "0"
+
+
+_PREFIX: ContextVar[str] = ContextVar("prefix", default="")
 _HEARD: ContextVar[Heard | None] = ContextVar("heard", default=None)
 register_configure_hook(_HEARD, inheritable=True)
 
@@ -237,7 +269,8 @@ async def ask_all(server: RecordingServer, seed: int, runs: int, at_once: int) -
     threads: list[Thread] = []
     for first in range(0, runs, BATCH):
         batch = [Thread(number, seed, server.base_url) for number in range(first, min(first + BATCH, runs))]
-        await _ask_all(batch, at_once)
+        with heard.reading():
+            await transport.heard(heard, _ask_all(batch, at_once))
         threads += batch
     with suppress(TimeoutError):
         await server.until(lambda: server.in_flight == 0)
@@ -249,6 +282,7 @@ async def _ask_all(threads: Sequence[Thread], at_once: int) -> None:
 
     async def place() -> None:
         for thread in left:
+            _PREFIX.set(thread.prefix)
             await thread.ask()
 
     await asyncio.gather(*(place() for _ in range(at_once)))

@@ -78,7 +78,7 @@ def mixture(base_url: str) -> Any:
 @contextmanager
 def without_accounting() -> Iterator[None]:
     """Nobody listens for usage, nothing is priced, and no receipt is made."""
-    from moa_graph import asking, final, nodes
+    from moa_graph import asking, final, nodes, transport
     from moa_graph.bill import NOTHING
     from moa_graph.budget import Amount
 
@@ -90,11 +90,13 @@ def without_accounting() -> Iterator[None]:
 
     with (
         patch.object(asking, "_heard_by", only_first_tokens),
+        patch.object(transport, "heard", lambda _, call: call),
+        patch.object(asking._Usage, "received", lambda *_: None),
         patch.object(asking.Asking, "usage", {}),
         patch.object(asking.Asking, "bill", lambda *_: NOTHING),
         patch.object(nodes, "spent", lambda _: Amount()),
         patch.object(final, "spent", lambda _: Amount()),
-        patch.object(final, "receipt", lambda *_: {}),
+        patch.object(final, "receipt", lambda *_, **__: {}),
     ):
         yield
 
