@@ -105,13 +105,17 @@ class Aggregate(Node):
         own = [p for p in state.get("proposals") or () if p["layer"] == self._layer]
         answered = [p for p in own if p["status"] == "ok"]
         if len(answered) < self._quorum:
-            raise too_few(self._layer, self._quorum, max(self._size, len(own)), own)
+            raise too_few(self._layer, self._quorum, max(self._asked(state), len(own)), own)
         synthesis, spans = self._prompt.placed([reference(p) for p in answered if "unread" not in p], seed)
         decided = [d for d in state.get("decisions") or () if d["layer"] == self._layer]
         used = spent([*own, *(d["call"] for d in decided if "call" in d and d["step"] != "stop")])
         before = Amount(*(state.get("carry") or {}).get("spent", ()))
         carry = Carry(spans=spans, length=len(synthesis), spent=[*before.plus(used)], stopped="")
         return {"synthesis": synthesis, "carry": carry}
+
+    def _asked(self, state: Mapping[str, Any]) -> int:
+        """How many proposers are asked: those of the layer, or whom a route chose."""
+        return len(state.get("routed") or ()) or self._size
 
     async def _aggregate(self, state: State, config: RunnableConfig, _: Tell) -> dict[str, Any]:
         run: LayerRun = config["configurable"][KEY]
@@ -123,7 +127,7 @@ class Aggregate(Node):
         answered = sum(p["status"] == "ok" for p in state.get("proposals") or () if p["layer"] == self._layer)
         run.tell(
             LayerDone(
-                type="moa.layer_done", run=run.run.id, layer=self._layer, asked=self._size, answered=answered,
+                type="moa.layer_done", run=run.run.id, layer=self._layer, asked=self._asked(state), answered=answered,
                 seconds=run.seconds,
             )
         )  # fmt: skip

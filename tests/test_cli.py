@@ -179,6 +179,24 @@ def test_receipt(moa: Moa, mixture: Path, server: RecordingServer):
     assert ran.out == "answer of c #1\n"
 
 
+def test_decisions_below_the_receipt(moa: Moa, server: RecordingServer, tmp_path: Path):
+    """`--receipt` says what was decided and what that took, `--show-proposals` what was said of an answer."""
+    judge = {"model": "openai:j", "base_url": server.base_url}
+    server.script("j", Behaviour(text="[1]"))
+    write(
+        tmp_path / "two.yaml",
+        server.base_url,
+        select={"by": "top_k", "k": 1, "judge": judge},
+        critique={"model": judge},
+    )
+    ran = moa("ask", "Why?", "-c", "two.yaml", "--receipt", "--show-proposals")
+    assert len(re.findall(r"^layer 1, select \(top_k\): kept 1 of 2, the best$", ran.err, re.MULTILINE)) == 1
+    assert re.search(r"^layer 1, select \(top_k\): kept 1 of 2, the best \(j: 1 call, .* s\)$", ran.err, re.MULTILINE)
+    assert re.search(r"^1 +b +b +ok \(unread\)", ran.err, re.MULTILINE)
+    assert "answer of a #1\ncritique: [1]\n" in ran.err
+    assert "answer of b #1\nnot read on: top_k: kept 1 of 2, the best\n" in ran.err
+
+
 def test_receipt_tells_what_prefix_caches_had(moa: Moa, mixture: Path, server: RecordingServer):
     """Where a provider read input tokens from its cache, `--receipt` has a column for them."""
     server.script("b", Behaviour(cached_tokens=1))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langgraph.cache.memory import InMemoryCache
 
-from moa_graph import FinalError, LayerPolicy, QuorumError, create_moa
+from moa_graph import Diverse, FinalError, Layer, LayerPolicy, Proposer, QuorumError, Sentinel, create_moa
 from moa_graph.cli.live import tree_of
 from moa_graph.cli.tree import Tree
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request
@@ -150,3 +150,32 @@ async def test_a_picture_is_no_wider_than_the_screen(width: int):
     assert max(len(line) for line in whole(tree, width)) <= width
     said = " ".join(" ".join(line.strip("│ ") for line in whole(tree, width)).split())
     assert said.count("a reason that goes on") == 8
+
+
+# Steps between the layers
+
+
+async def test_decisions_stand_in_their_layer():
+    """A route stands before whom it chose from, who was not chosen is not asked, the others behind the answers."""
+    panel = [Proposer(model(name, "FINAL"), name=name) for name in ("zoe", "amy", "bob")]
+    layer = Layer(panel, route=lambda *_: ["zoe", "bob"], select=Diverse(1), stop=Sentinel("FINAL"))
+    tree, told = await ran(create_moa(layer, model("last"), 3))
+    assert lines(tree)[:8] == [
+        "layer 1  2 of 2 answered, # s",
+        "├─ » route   asks 2 of 3: zoe, bob",
+        "├─ ✓ zoe     # s, 1 token",
+        "├─ · amy     not asked",
+        "├─ ✓ bob     # s, 1 token",
+        "├─ » select  kept 1 of 2, the least alike",
+        "└─ » stop    1 of 1 answers hold 'FINAL', 1 must",
+        "layer 2  left out",
+    ]
+    assert "layer 1, route: asks 2 of 3: zoe, bob" in told
+    assert "layer 1, select (diverse): kept 1 of 2, the least alike" in told
+
+
+async def test_a_layer_in_one_line_counts_whom_the_route_chose():
+    """Where there is no room for its members, who was not asked is not missing."""
+    layer = Layer([model("zoe"), model("amy")], route=lambda _, names: names[:1])
+    tree, _ = await ran(create_moa(layer, model("last"), 2))
+    assert lines(tree, height=3)[0] == "layer 1  1 of 1 answered, # s"

@@ -10,7 +10,21 @@ import pytest
 from langgraph.cache.memory import InMemoryCache
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from moa_graph import Budget, LayerPolicy, MoAConfig, MoAConfigError, Proposer, QuorumError, create_layer, create_moa
+from moa_graph import (
+    Agreement,
+    Budget,
+    Cluster,
+    Diverse,
+    Layer,
+    LayerPolicy,
+    MoAConfig,
+    MoAConfigError,
+    Proposer,
+    QuorumError,
+    TopK,
+    create_layer,
+    create_moa,
+)  # fmt: skip
 from moa_graph.config import presets
 from moa_graph.draw import Picture, draw
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request
@@ -321,3 +335,74 @@ def test_a_run_that_failed_by_its_receipt() -> None:
     assert "✗ BadRequestError" in text
     assert "layer 2  not asked" in text
     assert "final  scripted  not asked" in text
+
+
+# Steps between the layers
+
+
+def stepped(*answers: str, layers: int = 2, **steps: Any) -> Any:
+    names = ("zoe", "amy", "bob")
+    panel = [scripted(name, text) for name, text in zip(names, answers, strict=False)]
+    return create_moa(Layer(panel, **steps), scripted("last"), layers)
+
+
+def ran(moa: Any) -> Any:
+    return moa.invoke({"messages": [("user", "Why?")]})["messages"][-1].response_metadata["moa"]
+
+
+def test_a_step_is_a_box_of_its_layer() -> None:
+    """It has its kind, which one it is and its model, between those that it comes behind and before."""
+    judge = scripted("judge", "[1]").model
+    picture = draw(stepped("a", "b", select=TopK(1, judge)))
+    assert "└─ select  top_k · m-judge" in picture.text
+    assert "layer_1__amy --> layer_1__select" in arrows(picture)
+    assert "layer_1__select --> layer_1__aggregate" in arrows(picture)
+
+
+def test_a_step_that_ran_says_what_it_decided() -> None:
+    """In colour and in words, long ones over several lines; who is not read on says so."""
+    moa = stepped("red green blue", "cat dog", "red green blue sky", select=Cluster())
+    picture = draw(moa, receipt=ran(moa))
+    assert 'cluster<br/>kept 2 of 3, the larger group: groups of 2 and 1,<br/>0.87 apart"]:::ok' in picture.mermaid
+    assert re.search(r"amy .*· unread", picture.text)
+    assert not re.search(r"(zoe|bob) .*· unread", picture.text)
+
+
+def test_a_route_is_dotted_until_it_has_chosen() -> None:
+    """Then the ways that it chose are not, and who was not chosen says so and is not counted."""
+    moa = stepped("a", "b", route=lambda _, names: names[:1])
+    assert {"layer_1__route -.-> layer_1__zoe", "layer_1__route -.-> layer_1__amy"} <= set(arrows(draw(moa)))
+    picture = draw(moa, receipt=ran(moa))
+    assert {"layer_1__route --> layer_1__zoe", "layer_1__route -.-> layer_1__amy"} <= set(arrows(picture))
+    assert "layer_1__amy -.-> layer_1__aggregate" in arrows(picture)
+    assert "layer 1  1 of 1 answered" in picture.text
+    assert re.search(r"amy +m-amy +not asked", picture.text)
+    assert re.search(r"layer 1 .* ✓ 1 of 1 answered", draw(moa, expand=False, receipt=ran(moa)).text)
+
+
+@pytest.mark.parametrize(
+    ("answers", "sure", "said"), [(("a", "a"), "final", "left out"), (("a", "b"), "layer_2", "2 of 2 answered")]
+)
+def test_a_stop_is_a_fork(answers: Any, sure: str, said: str) -> None:
+    """Both ways are dotted before a run, and one is not after it; the final model stands behind all layers."""
+    moa = stepped(*answers, layers=3, stop=Agreement())
+    ways = {"final", "layer_2"}
+    assert {f"layer_1 -.-> {way}" for way in ways} <= set(arrows(draw(moa)))
+    picture = draw(moa, receipt=ran(moa))
+    assert f"layer_1 --> {sure}" in arrows(picture)
+    assert f"layer_1 -.-> {(ways - {sure}).pop()}" in arrows(picture)
+    assert [line.split("  ")[0] for line in picture.text.splitlines() if line[0].isalpha()] == [
+        "layer 1",
+        "layer 2",
+        "final",
+    ]
+    assert f"layer 2  {said}" in picture.text
+
+
+def test_a_closed_layer_names_its_steps() -> None:
+    """One box says who is in it and what is decided in it; a layer that was left out has not failed."""
+    moa = stepped("a", "a", layers=3, select=Diverse(2), stop=Agreement())
+    picture = draw(moa, expand=False, receipt=ran(moa))
+    assert re.search(r"layer 1 +2 proposers · select · stop +✓ 2 of 2 answered", picture.text)
+    assert re.search(r"layer 2 +2 proposers · select +left out", picture.text)
+    assert "✗" not in picture.text
