@@ -71,15 +71,18 @@ class Prompt:
         """⊕[responses]: the instruction, then each response as `"\\n{k}. {response}"`, k from 1."""
         return self.placed(responses)[0]
 
-    def placed(self, responses: Sequence[str], seed: str | None = None) -> tuple[str, list[list[int]]]:
+    def placed(
+        self, responses: Sequence[str], seed: str | None = None, code: str | None = None
+    ) -> tuple[str, list[list[int]]]:
         """⊕[responses], and where each of them stands in it, as it is shown: from, to.
 
-        `seed`: of the order, where it is shuffled; without one it is drawn anew.
+        `seed`: of the order, where it is shuffled; without one it is drawn anew. `code`: that of the marks; without
+        one it is drawn anew.
         """
         shown = [response.strip() for response in responses]
         if self.shuffle:
             (random.SystemRandom() if seed is None else random.Random(seed)).shuffle(shown)  # noqa: S311
-        nonce = secrets.token_hex(8) if self.envelope == "sealed" else ""
+        nonce = (code or secrets.token_hex(8)) if self.envelope == "sealed" else ""
         text, spans = self.text, list[list[int]]()
         if nonce:
             text += _SEALED.format(nonce=nonce)

@@ -5,6 +5,7 @@ Answers to be judged are material, never instructions: they stand between marks 
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
@@ -18,8 +19,13 @@ T = TypeVar("T")
 
 
 def to_judge(prompt: str, answers: Sequence[str], transcript: str, demand: str) -> list[BaseMessage]:
-    """The messages to a judge: its prompt and the numbered answers, what they answer, and what it shall give."""
-    shown = Prompt(prompt, envelope="sealed").synthesis(answers)
+    """The messages to a judge: its prompt and the numbered answers, what they answer, and what it shall give.
+
+    The code of the marks is a digest of all that it reads, so that a cache knows the same question again. No answer
+    can hold it: it would have to hold a digest of itself.
+    """
+    code = sha256("\0".join([prompt, transcript, *answers]).encode(errors="replace")).hexdigest()[:16]
+    shown, _ = Prompt(prompt, envelope="sealed").placed(answers, code=code)
     return [SystemMessage(shown), HumanMessage(f"What was asked:\n\n{transcript}\n\n{demand}")]
 
 

@@ -1,10 +1,13 @@
 """Each answer of a layer is criticised."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from langgraph.cache.memory import InMemoryCache
 
-from moa_graph import Budget, Critique, Layer, LayerPolicy, MoAConfigError, create_moa
+from moa_graph import Budget, Critique, Layer, LayerPolicy, MoAConfigError, Proposer, create_moa
+from moa_graph.prices import Price
 from moa_graph.steps import UndecidedError
 from moa_graph.testing import Answer, ScriptedChatModel, unauthorized
 from tests.steps import ASK, decisions, mixture, panel, read_on, receipt, says
@@ -93,6 +96,32 @@ async def test_critiques_are_taken_from_the_budget() -> None:
     out = await moa.ainvoke(ASK)
     assert receipt(out)["calls"] == 7
     assert "from layer 2 on the budget is too small" in receipt(out)["stopped"]
+
+
+async def test_what_the_cache_had_is_not_counted_again() -> None:
+    """Of three critiques two are in the cache: the tokens are those of the third, and the calls one."""
+    cache, model = InMemoryCache[Any](), critic()
+    critique = Critique(model)
+    await create_moa(Layer(panel("one", "two"), critique=critique), says("So."), 2, cache=cache).ainvoke(ASK)
+    out = await create_moa(Layer(panel(*THREE), critique=critique), says("So."), 2, cache=cache).ainvoke(ASK)
+    call = receipt(out)["decisions"][0]["call"]
+    assert (call["calls"], call["usage"]["output_tokens"], call["cached"]) == (1, 3, False)
+    assert model.calls == 3
+
+
+def test_a_budget_in_dollars_wants_the_critics_price() -> None:
+    """A step's model is a model like the others."""
+    priced = [replace(p, price=Price(input=1, output=1)) for p in panel(*THREE)]
+    final = Proposer(says("So."), price=Price(input=1, output=1))
+    layer = Layer(priced, critique=Critique(critic(model_name="critic")))
+    with pytest.raises(MoAConfigError, match="that of critic is unknown"):
+        create_moa(layer, final, 2, budget=Budget(usd=1.0))
+
+
+def test_a_critic_has_no_samples() -> None:
+    """It is asked once for each answer."""
+    with pytest.raises(MoAConfigError, match="layer 1, critique: its model is asked once: samples goes with proposers"):
+        mixture(THREE, critique=Critique(Proposer(critic(), samples=2)))
 
 
 def test_without_async() -> None:

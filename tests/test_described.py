@@ -73,6 +73,7 @@ def test_steps_with_a_model(tmp_path: Path, text: str, kind: type[Any]) -> None:
         ("select: {diverse: {k: 0}}", "select: Diverse: k is 0"),
         ("stop: {judge: {model: {modle: x:j}}}", "stop.model: modle: unknown key; did you mean model?"),
         ("stop: {top_k: {k: 2, judge: x:j}}", "stop.top_k: there is no such step"),
+        ("route: {choose: len, model: x:j}", "route.choose: unknown key; "),
         ("roles: [A., B.]", "roles: 2 roles for 3 models"),
         ("roles: A.", "roles: a list is needed"),
     ],

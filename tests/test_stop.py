@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from moa_graph import Agreement, Diverse, Judge, MoAConfigError, Sentinel
-from moa_graph.steps import UndecidedError
+from moa_graph.state import Decision, Proposal
+from moa_graph.steps import Situation, UndecidedError
 from moa_graph.testing import unauthorized
 from tests.deceived import TRUE
 from tests.steps import ASK, decisions, mixture, panel, read_on, receipt, says
@@ -39,6 +40,17 @@ async def test_patience() -> None:
     rows = [d[4].rpartition("is needed, ")[2] for d in decisions(out)]
     assert rows == [f"{k} of 2 layers in a row" for k in (1, 0, 1, 2)]
     assert str(receipt(out)["stopped"]).startswith("stopped behind layer 4 by agreement")
+
+
+async def test_patience_counts_agreements_alone() -> None:
+    """What another kind of step measured in the layer before is no agreement."""
+    before = [Decision(layer=1, step="stop", by="other", chosen=[], said="", score=1.0, run="r")]
+    made = [
+        Proposal(layer=2, slot=k, proposer=f"p{k}", model="m", status="ok", content=SAME, seconds=0.0, attempts=1)
+        for k in (1, 2)
+    ]
+    judgement = await Agreement(patience=2).decide(Situation(2, [], made, ["p1", "p2"], before=before))
+    assert (judgement.stop, judgement.said.rpartition(", ")[2]) == (False, "1 of 2 layers in a row")
 
 
 async def test_one_answer_agrees_with_nobody() -> None:
