@@ -186,7 +186,7 @@ def test_decisions_below_the_receipt(moa: Moa, server: RecordingServer, tmp_path
     write(
         tmp_path / "two.yaml",
         server.base_url,
-        select={"by": "top_k", "k": 1, "judge": judge},
+        select={"top_k": {"k": 1, "judge": judge}},
         critique={"model": judge},
     )
     ran = moa("ask", "Why?", "-c", "two.yaml", "--receipt", "--show-proposals")
