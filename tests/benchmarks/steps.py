@@ -1,6 +1,6 @@
 """What selecting and stopping without a model take, over a call of one second: `python -m tests.benchmarks.steps`.
 
-Six answers of about 2,000 tokens (1,500 words) each; processor time. The call is a real wait of a second, within the same run.
+Processor time on six answers of about 2,000 tokens (1,500 words) each. The call is a real wait in the same run.
 """
 
 import asyncio
