@@ -83,7 +83,7 @@ def test_killed_and_started_again(server: JudgingServer) -> None:
     command = [sys.executable, "-m", "moa_graph", "eval", "run", "own.jsonl", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 90
         while asked(server) != {"a": 3, "b": 3, "c": 3} or server.in_flight != 1:
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -227,6 +227,7 @@ def test_plain_in_a_pipe(server: JudgingServer, capsys: pytest.CaptureFixture[st
     assert head == "own.jsonl: 1 item, drawn with seed 0, judged by judge.yaml, beside openai:c; score % preferred"
     assert names.split()[0] == "score"
     assert {row.split()[-1] for row in rows[:6]} == {"two.yaml", "openai:a", "openai:b", "openai:c"}
+    assert not any(mark in "".join(rows) for mark in "🅰🅱")  # `:b:` is no picture
 
 
 @pytest.mark.parametrize(

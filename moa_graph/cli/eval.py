@@ -99,7 +99,7 @@ def run(
 ) -> None:
     """Ask every contender every item, have the answers judged, and compare. Started again, it asks nothing twice."""
     if stage == "score":
-        _report(out, as_json=as_json)
+        _report(out, data_dir, as_json=as_json)
         return
     with starting():
         from moa_graph.errors import MoAConfigError
@@ -119,17 +119,20 @@ def run(
     _announce(evaluation, plans)
     ended = _stages(evaluation, stages, concurrency, budget)
     if stage != "generate":
-        _report(evaluation.out, as_json=as_json)
+        _report(evaluation.out, data_dir, as_json=as_json)
     _raise_for(ended)
 
 
 @app.command()
 def score(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of moa eval run was.")],
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what the judgements come to. Reads the directory alone, and asks nobody."""
-    _report(directory, as_json=as_json)
+    _report(directory, data_dir, as_json=as_json)
 
 
 def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
@@ -191,10 +194,10 @@ def _seldom_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _report(directory: Path, *, as_json: bool) -> None:
+def _report(directory: Path, data_dir: Path | None, *, as_json: bool) -> None:
     from moa_graph.eval.score import score as scored
 
-    report = scored(directory.expanduser())
+    report = scored(directory.expanduser(), data_dir)
     if as_json:
         write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
         return

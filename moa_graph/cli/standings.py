@@ -24,9 +24,10 @@ def show(report: Mapping[str, Any], stream: TextIO | None) -> None:
     if stream is None:
         return
     draw = _drawn if is_terminal(stream) else _plain
+    console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
     with output_errors():
         for part in draw(report):
-            Console(file=stream, width=None if is_terminal(stream) else _WIDE, soft_wrap=True).print(part, markup=False)
+            console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal(stream))
         stream.flush()
 
 
@@ -92,6 +93,7 @@ def _finer(report: Mapping[str, Any]) -> Table:
 
 def _words(report: Mapping[str, Any]) -> list[str]:
     said = [compared["says"] for compared in report["comparisons"]]
+    said += [_length_controlled(one["name"], one["alpaca_eval"]) for one in _ranked(report) if one.get("alpaca_eval")]
     if unread := sum(one["unparsed"] for one in report["contenders"]):
         said.append(f"{unread:,} of the judge's replies say no score: they count in no mean.")
     for one in report["contenders"]:
@@ -102,6 +104,15 @@ def _words(report: Mapping[str, Any]) -> list[str]:
     if spent := report["spent_usd_at_least"]:
         said.append(f"${dollars(spent)} were spent in all, as far as it is known.")
     return said
+
+
+def _length_controlled(name: str, found: Mapping[str, Any]) -> str:
+    if found["length_controlled_winrate"] is None:
+        return f"{name}: no length-controlled win rate: {found['reason']}."
+    rate, error = found["length_controlled_winrate"], found["lc_standard_error"]
+    return (
+        f"{name}: length-controlled win rate {rate:.2f} ± {error:.2f} ({found['regularisation']} regularisation data)."
+    )
 
 
 def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,9 @@ from moa_graph.choose import choose
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
+from moa_graph.eval.alpaca_judging import judge_alpaca_eval, judge_of
 from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerprint, plain
+from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
 from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
 from moa_graph.eval.judge import judge
@@ -96,9 +99,22 @@ class Evaluation:
         if "judge" in stages:
             rubric_of(self.benchmark, self.data_dir, self.baseline)
             asked += [self.judge] if self.judge else []
+            self._check_alpaca_eval(usd)
         for name, config in asked:
             built(config, name, usd)
         check(self.out, self.described())
+
+    def _check_alpaca_eval(self, usd: float | None) -> None:
+        if self.benchmark != "alpaca-eval" or self.judge is None:
+            return
+        judge_of(self.judge[1], self.judge[0])
+        if find_spec("alpaca_eval") is None:
+            raise MoAConfigError(f"alpaca-eval is judged by the package alpaca_eval, which is not installed: {INSTALL}")
+        if usd is not None:
+            raise MoAConfigError(
+                "alpaca-eval's judge is asked by the package alpaca_eval, which knows of no --budget: give it with "
+                "--stage generate, and judge without"
+            )
 
     def licences(self) -> list[str]:
         """Whose the data are, and under which terms."""
@@ -168,6 +184,10 @@ class Evaluation:
             return await generate(directory, self.items, self.contenders, **how)
         if self.judge is None:
             raise MoAConfigError("there is no judge: give --judge provider:model")
+        if self.benchmark == "alpaca-eval":
+            asked = judge_of(self.judge[1], self.judge[0], at_once)
+            told: dict[str, Any] = {"seed": self.seed, "on_progress": on_progress}
+            return await judge_alpaca_eval(directory, self.items, self.contenders, asked, **told)
         rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
         return await judge(directory, self.items, self.contenders, rubric, self.judge[1], **how)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moa_graph.errors import MoAConfigError
+from moa_graph.eval.alpaca_judging import AlpacaEval, length_controlled
 from moa_graph.eval.flask import SKILLS, Flask
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import Rubric
@@ -17,7 +18,11 @@ from moa_graph.eval.store import RunDirectory
 
 __all__ = ["RUBRICS", "rubric_of", "score"]
 
-RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {"mt-bench": MTBench, "flask": Flask}
+RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {
+    "alpaca-eval": lambda _: AlpacaEval(),
+    "flask": Flask,
+    "mt-bench": MTBench,
+}
 
 _SUMS: Final = ("calls", "input_tokens", "output_tokens", "cost_usd", "tflops_critical", "tflops_total")
 
@@ -26,18 +31,18 @@ def rubric_of(benchmark: str, data_dir: Path | None, baseline: str | None) -> Ru
     """How a benchmark judges; the user's own prompts against `baseline`."""
     if benchmark in RUBRICS:
         return RUBRICS[benchmark](data_dir)
-    if benchmark == "alpaca-eval":
-        raise MoAConfigError("alpaca-eval is judged by the package alpaca_eval: give it the answers of this run")
     if baseline is None:
         raise MoAConfigError("your own prompts are judged beside a baseline: give --baseline NAME")
     return Own(baseline)
 
 
-def score(path: Path) -> dict[str, Any]:
+def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
     """The report of a run: each contender, the comparisons, and what was left out. Raises MoAConfigError.
 
     `contenders`: mean and 95% interval of each, finer columns, and what an item took. `comparisons`: each mixture with
     the best of its single models, and with the best single-proposer mixture, item by item.
+
+    data_dir: where AlpacaEval's `df_gamed.csv` lies, which length control is regularised with.
     """
     directory = RunDirectory(path)
     run = directory.run
@@ -45,8 +50,12 @@ def score(path: Path) -> dict[str, Any]:
     rubric = rubric_of(run["benchmark"], None, run.get("baseline") or "")
     standings = {told["name"]: Standing(told) for told in run["contenders"]}
     _took(directory, standings)
-    _judged(directory, {item.id: item for item in items}, rubric, standings)
+    by_id = {item.id: item for item in items}
+    _judged(directory, by_id, rubric, standings)
     scored = [standing.told(len(items), run["seed"]) for standing in standings.values()]
+    if run["benchmark"] == "alpaca-eval":
+        controlled = length_controlled(directory, by_id, list(standings), run["seed"], data_dir)
+        scored = [{**one, "alpaca_eval": controlled.get(one["name"])} for one in scored]
     return {
         **{name: run.get(name) for name in ("benchmark", "seed", "limit", "baseline", "version")},
         "judge": (run.get("judge") or {}).get("name"),
