@@ -56,18 +56,6 @@ async def test_calls_and_tokens_are_what_the_server_counted(server: RecordingSer
     check([receipt], server)
 
 
-async def test_sums_over_many_faulty_runs_agree(server: RecordingServer) -> None:
-    """Thirty runs at once, every fault in turn, stragglers cut: the receipts together are the server's counts."""
-    mixed = [behaviour for fault in FAULTS.values() for behaviour in fault]
-    server.script("faulty", *mixed * 4)
-    server.script("final", *[Behaviour(status=503), Behaviour(), Behaviour(text="Done.")] * 20)
-    moa = moa_of(server, quorum=2, timeout=5.0, grace=1.0, retries=8)
-    receipts = await asyncio.gather(*(run(moa, "ainvoke") for _ in range(30)))
-    await server.until(lambda: server.in_flight == 0)
-    check(receipts, server)
-    assert {request.outcome for request in server.requests} == {"ok", "fault", "closed_by_client"}
-
-
 @WAYS
 async def test_each_call_tells_its_own_part(server: RecordingServer, way: str) -> None:
     """Per proposer: attempts as sent, usage as reported, the status and the reason where there is no answer."""
