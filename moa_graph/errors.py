@@ -4,7 +4,7 @@ MoAError
 ├── MoAConfigError (also ValueError)    it was built wrong: said before any model is asked
 └── MoARunError (also RuntimeError)     it failed while running
     ├── QuorumError                     a layer got too few answers
-    ├── FinalError                      the final model, and every fallback of it, failed
+    ├── FinalError                      the final model, and every fallback of it, failed, or did not say which answer
     └── BudgetExceededError             what comes next would cost more than its budget has left
 
 Every message is one line: what, why, and what would be valid. A secret never reaches one (see `clean`).
