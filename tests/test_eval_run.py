@@ -1,5 +1,6 @@
 """Evaluations from end to end, against a server whose judge grades by script."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moa_graph.cli import run
-from moa_graph.eval.generate import seed_of
+from moa_graph.eval.generate import Progress, seed_of, spread
 from moa_graph.eval.score import interval, score
 from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, prompts, with_data
 from tests.server import Behaviour
@@ -263,6 +264,18 @@ def test_scoring_nothing(server: JudgingServer, capsys: pytest.CaptureFixture[st
     """A folder without an evaluation is told as such."""
     assert run(["eval", "score", "."]) == 2
     assert "there is no evaluation: no run.json in it" in capsys.readouterr().err
+
+
+async def test_what_stops_everything() -> None:
+    """What is nobody's answer, such as a full disk, ends the stage as the error that it is, not as a group."""
+
+    async def one(item: int) -> None:
+        if item == 3:
+            raise OSError("no space left")
+        await asyncio.sleep(60)
+
+    with pytest.raises(OSError, match="no space left"):
+        await spread([1, 2, 3, 4], one, 3, Progress("generate", 4))
 
 
 def test_seeds_differ_by_item() -> None:

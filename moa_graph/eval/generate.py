@@ -99,7 +99,7 @@ async def generate(
 
 
 async def spread(todo: Sequence[Any], one: Callable[[Any], Any], at_once: int, progress: Progress) -> None:
-    """Do it for each, `at_once` at a time, until something stops it."""
+    """Do it for each, `at_once` at a time, until something stops it. Raises the first thing that goes wrong."""
     waiting: Iterator[Any] = iter(todo)
 
     async def work() -> None:
@@ -108,9 +108,12 @@ async def spread(todo: Sequence[Any], one: Callable[[Any], Any], at_once: int, p
                 return
             await one(each)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(at_once, len(todo))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(todo))):
+                group.create_task(work())
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 def seed_of(seed: int, item: str, turn: int) -> int:

@@ -10,7 +10,6 @@ items. Each side has a process of its own, and the sides take turns; a ratio is 
 
 import argparse
 import asyncio
-import gc
 import json
 import multiprocessing
 import os
@@ -97,7 +96,6 @@ def evaluated(base_url: str, items: int) -> Took:
         def once(what: str, number: int) -> tuple[float, float]:
             lines = (json.dumps({"question": f"Why is the sky blue? {k}"}) + "\n" for k in range(number))
             Path(folder, f"{what}.jsonl").write_text("".join(lines), encoding="utf-8")
-            gc.collect()
             began, cpu = time.perf_counter(), time.process_time()
             arguments = ["-c", f"{folder}/lite.yaml", "-o", f"{folder}/{what}", "--concurrency", str(AT_ONCE)]
             code = run(["eval", "run", f"{folder}/{what}.jsonl", *arguments, "--no-singles", "--stage", "generate"])
