@@ -7,7 +7,7 @@ from moa_graph import fit
 from moa_graph.budget import Amount, Purse
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import expected, likely_output, spent
+from moa_graph.reading import expected, likely_answer, spent
 from moa_graph.run import Run, exceeded
 from moa_graph.state import Proposal
 from moa_graph.steps import Step
@@ -71,16 +71,11 @@ def _at_end(terms: Terms, state: State, more: int = 0) -> Amount:
         return expected(terms.finals[0], state, more)
     part = (fit.about(state.get("synthesis", "")) + more) // terms.windows
     seat = terms.finals[0]
-    kept = likely_output(seat.model.parameters.get("max_tokens"))
-    return Amount.sum([expected(seat, {**state, "synthesis": ""}, part + kept)] * terms.windows)
+    return Amount.sum([expected(seat, {**state, "synthesis": ""}, part + likely_answer(seat))] * terms.windows)
 
 
 def _rest(state: State, terms: Terms) -> Amount:
     """What the layers behind this one, and the final model, are expected to take."""
-    rest, before = list[Amount](), terms.panel
-    for asked_next in terms.later:
-        read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
-        rest += [expected(seat, state, more=read_too) for seat in asked_next]
-        before = asked_next
-    read_too = sum(likely_output(seat.model.parameters.get("max_tokens")) for seat in before)
-    return Amount.sum([*rest, _at_end(terms, state, read_too)])
+    read_too = [sum(map(likely_answer, panel)) for panel in [terms.panel, *terms.later]]
+    layers = [expected(seat, state, more) for more, panel in zip(read_too, terms.later, strict=False) for seat in panel]
+    return Amount.sum([*layers, _at_end(terms, state, read_too[-1])])

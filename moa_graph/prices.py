@@ -259,10 +259,15 @@ def _users() -> Mapping[str, Price]:
     folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     path = Path(named).expanduser() if named else Path(folder) / "moa_graph" / "prices.yaml"
     where = f"MOA_GRAPH_PRICES: {path}" if named else str(path)
+    return _kept(path, where, optional=not named)
+
+
+def _kept(path: Path, where: str, *, optional: bool = False) -> Mapping[str, Price]:
+    """The prices in a file, which is read once for each state of it; none where it is `optional` and not there."""
     try:
         state = path.stat()
     except OSError as error:
-        if not named and isinstance(error, FileNotFoundError | NotADirectoryError):
+        if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
         raise _unreadable(where, error) from error
     return _as_of(path, where, state.st_mtime_ns, state.st_size)
@@ -283,7 +288,7 @@ def read_prices(given: str | Mapping[str, Any], *, folder: Path, where: str) -> 
         if given in TABLES:
             return dict(TABLES[given])
         path = folder / Path(given).expanduser()
-        return _from_file(path, f"{where}: {path}")
+        return dict(_kept(path, f"{where}: {path}"))
     if not isinstance(given, Mapping):
         raise MoAConfigError(f"{where}: {given!r} is no mapping: write model: {{input: 0.5, output: 1.5}}")
     return {_model(name, where): _price(price, f"{where}: {name}") for name, price in given.items()}

@@ -13,7 +13,7 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.state import Fitting, Proposal
 
-__all__ = ["asked", "expected", "likely_output", "read", "reference", "shown", "spent"]
+__all__ = ["asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown", "spent"]
 
 State = Any
 
@@ -34,14 +34,14 @@ async def read(seat: Seat, state: State, prompt: Prompt) -> tuple[list[BaseMessa
     whole = x_next(conversation, synthesis, seat.system)
     if seat.room is None or not (references := _references(state)) or _fits(whole, seat.room):
         return whole, None
-    shown = replace(prompt, shuffle=False)
-    bare = x_next(conversation, shown.placed([""] * len(references))[0], seat.system)
+    in_order = replace(prompt, shuffle=False)
+    bare = x_next(conversation, in_order.synthesis([""] * len(references)), seat.system)
     count = fit.counter(seat.model.runnable)
     room = seat.room - await _tokens(bare, count)
     fitted = await fit.fit(references, room, prompt.fit, count)
     if not (fitted.trimmed or fitted.dropped):
         return whole, None
-    synthesis = shown.synthesis(fitted.references) if fitted.references else ""
+    synthesis = in_order.synthesis(fitted.references) if fitted.references else ""
     return x_next(conversation, synthesis, seat.system), Fitting(trimmed=fitted.trimmed, dropped=fitted.dropped)
 
 
@@ -93,9 +93,14 @@ def expected(seat: Seat, state: State, more: int = 0) -> Amount:
     `more`: tokens of references that are not in the state yet.
     """
     tokens = fit.about_messages(x_next(asked(state), state.get("synthesis", ""), seat.system)) + more
-    output = likely_output(seat.model.parameters.get("max_tokens"))
+    output = likely_answer(seat)
     usd = seat.prices.cost(seat.known_as, {"input_tokens": tokens, "output_tokens": output})
     return Amount(usd or 0.0, tokens + output, 1)
+
+
+def likely_answer(seat: Seat) -> int:
+    """Output tokens that are expected of an answer of `seat`."""
+    return likely_output(seat.model.parameters.get("max_tokens"))
 
 
 def likely_output(max_tokens: int | None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa_graph.cli.options import usd
 from moa_graph.cli.terminal import between, say, starting, write
 
 if TYPE_CHECKING:
@@ -32,16 +33,6 @@ def _number(given: str | int) -> int:
     if not given.isdecimal() or int(given) < 1:
         raise typer.BadParameter(f"a whole number of at least 1 is needed, not {given!r}")
     return int(given)
-
-
-def _usd(given: str) -> float:
-    try:
-        usd = float(given)
-    except ValueError:
-        usd = 0.0
-    if not 0 < usd < float("inf"):
-        raise typer.BadParameter(f"a number of $ above 0 is needed, not {given!r}")
-    return usd
 
 
 def _stage(given: str) -> str:
@@ -83,7 +74,7 @@ def run(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option("--budget", metavar="USD", parser=_usd, help="Spend no more, in all starts.", show_default=False),
+        typer.Option("--budget", metavar="USD", parser=usd, help="Spend no more, in all starts.", show_default=False),
     ] = None,
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", parser=_number, help="How many items are asked at once.")
