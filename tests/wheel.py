@@ -11,6 +11,8 @@ from moa_graph.config import presets
 
 assert "site-packages" in str(pathlib.Path(moa_graph.__file__)), moa_graph.__file__
 assert (pathlib.Path(moa_graph.__file__).parent / "py.typed").is_file()
+for name in ("report.html", "report.css", "report.js"):
+    assert (pathlib.Path(moa_graph.__file__).parent / "eval" / "page" / name).is_file(), name
 for module in pkgutil.walk_packages(moa_graph.__path__, "moa_graph."):
     importlib.import_module(module.name)
 for name in moa_graph.__all__:

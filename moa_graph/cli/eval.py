@@ -126,6 +126,25 @@ def score(
     _report(directory, data_dir, as_json=as_json)
 
 
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of moa eval run was.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Another file than DIR/report.html.", show_default=False),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False)
+    ] = None,
+) -> None:
+    """Write one HTML page with everything in it: tables, plots, every question with all answers. Asks nobody."""
+    with starting():
+        from moa_graph.eval.report import write as written
+
+        page = written(directory.expanduser(), out.expanduser() if out else None, data_dir)
+    write(f"{page}\n")
+
+
 def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
     """What is compared, whose data it is where that was not said before, and what it is going to take."""
     items, contenders = len(evaluation.items), len(evaluation.contenders)

@@ -24,7 +24,7 @@ import httpx2
 
 from moa_graph.errors import MoAConfigError, clean, describe
 
-__all__ = ["SETTING", "SOURCES", "Source", "cache_dir", "fetch", "find", "read", "rows"]
+__all__ = ["SETTING", "SOURCES", "Source", "cache_dir", "fetch", "find", "licences", "read", "rows"]
 
 SETTING: Final = "MOA_GRAPH_DATA"
 """Names the folder where the files are, laid out as the names in `SOURCES` are."""
@@ -161,6 +161,12 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | No
     given = _given(data_dir)
     folders = [cache_dir()] if given is None else [given, cache_dir()]
     return next((path for folder in folders if (path := _in(folder, name)) is not None), None)
+
+
+def licences(benchmark: str) -> list[str]:
+    """Whose a benchmark's data are, and under which terms; nothing for the user's own."""
+    folder = benchmark.replace("-", "_") + "/"
+    return sorted({source.licence for name, source in SOURCES.items() if name.startswith(folder)})
 
 
 def read(path: str | os.PathLike[str]) -> bytes:

@@ -118,8 +118,7 @@ class Evaluation:
 
     def licences(self) -> list[str]:
         """Whose the data are, and under which terms."""
-        folder = self.benchmark.replace("-", "_") + "/"
-        return sorted({source.licence for name, source in data.SOURCES.items() if name.startswith(folder)})
+        return data.licences(self.benchmark)
 
     def plan(self, stage: Stage) -> Plan:
         """What a stage is still going to take, from a few of the items. Nobody is asked."""
