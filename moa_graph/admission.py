@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from moa_graph import fit
-from moa_graph.budget import Amount, Purse
+from moa_graph.budget import Amount, Purse, spent
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import expected, likely_answer, spent
+from moa_graph.reading import expected, likely_answer
 from moa_graph.run import Run, exceeded
 from moa_graph.state import Proposal
 from moa_graph.steps import Step

@@ -60,15 +60,17 @@ class _Usage(BaseCallbackHandler, Ear):
     def told(self, usage: Callable[[], Mapping[str, Any]]) -> None:
         self._told.append(usage)
 
-    def received(self, answer: AIMessage) -> None:
-        """What one call has told last has become this answer."""
+    def received(self, usage: Mapping[str, int]) -> None:
+        """What one call has told last has become an answer, with this usage."""
         if self._told:
             self._told.pop()
-            self._ended = _added(self._ended, usage_of(answer.usage_metadata))
+            self._ended = _added(self._ended, usage)
 
     @property
     def lost(self) -> dict[str, int]:
         """Tokens of what nobody has received."""
+        if not (self._streams or self._told):
+            return {}
         return reduce(_added, [*self._streams.values(), *(usage_of(told()) for told in self._told)], {})
 
     @property
@@ -145,7 +147,7 @@ class _CallsWithin(_Usage, HearsBeneath):
                 self._told.remove(same[0])
             if inner := message.response_metadata.get("moa"):
                 self.made += inner["calls"] - 1  # it was a mixture
-            self._bills.append(bill_of(self._prices, (), message))
+            self._bills.append(bill_of(self._prices, (), message, used))
 
     @property
     def began(self) -> bool:
@@ -195,7 +197,7 @@ class Asking:
         self._first = _FirstToken(on_first_token, by_requests=tells) if heard else None
         self._within = _CallsWithin(seat.prices) if seat.model.asks_others else None
         self._used: _Usage = self._within or self._first or _Usage(by_requests=tells)
-        self._listens = tells or bool(self._within)
+        self._ear = self._used if tells or self._within else None
         quiet = tells and not heard and not seat.model.streams
         handlers = [] if quiet else [self._used]
         if self._first and self._within:
@@ -204,6 +206,7 @@ class Asking:
         self._attempts = Attempts(seat.policy.retries, self._may_wait)
         self._started = time.monotonic()
         self._answer: AIMessage | None = None
+        self._tokens: dict[str, int] = {}
         self.cached = self.too_long = False
 
     @property
@@ -236,7 +239,7 @@ class Asking:
         if self._moa:
             tokens = {f"{way}_tokens": self._moa[f"{way}_tokens"] for way in ("input", "output")}
             return {**tokens, "total_tokens": sum(tokens.values())}
-        return usage_of(self._answer.usage_metadata) if self._answer else {}
+        return self._tokens
 
     @property
     def model(self) -> str:
@@ -254,17 +257,16 @@ class Asking:
         """What it cost, where it failed with `error` too."""
         if self.cached or not self.calls:
             return NOTHING
-        made = _receipt(self._answer, error)
-        if self._within and made and made["calls"] == self._within.made:
-            return bill_of_run(made)  # all that was asked: it was a mixture, and knows its prices
         if self._within and self._within.made:
+            made = _receipt(self._answer, error)
+            if made and made["calls"] == self._within.made:
+                return bill_of_run(made)  # all that was asked: it was a mixture, and knows its prices
             return self._within.bill
-        bills = [self._lost(lost)] if (lost := self._used.lost) else []
-        if self._answer:
-            bills.append(bill_of(self._seat.prices, self._seat.known_as, self._answer))
-        if bills:
-            return Bill.sum(bills) if len(bills) > 1 else bills[0]
-        return NOTHING if error and _unbilled(error) else UNKNOWN
+        lost = self._used.lost
+        if not self._answer:
+            return self._lost(lost) if lost else NOTHING if error and _unbilled(error) else UNKNOWN
+        bill = bill_of(self._seat.prices, self._seat.known_as, self._answer, self._tokens)
+        return Bill.sum([self._lost(lost), bill]) if lost else bill
 
     def _lost(self, usage: Mapping[str, int]) -> Bill:
         """What is known of the cost of calls whose answer nobody got."""
@@ -306,16 +308,17 @@ class Asking:
     async def answer(self, messages: list[BaseMessage]) -> AIMessage:
         self._started = time.monotonic()
         if (kept := await self._answers.find(self._seat, messages)) is not None:
-            self.cached, self._answer = True, kept
+            self.cached, self._answer, self._tokens = True, kept, usage_of(kept.usage_metadata)
             return kept
-        asked = self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         try:
-            answer = self._answer = await (transport.heard(self._used, asked) if self._listens else asked)
+            with transport.Listening(self._ear):
+                answer = await self._attempts.ask(lambda: self._seat.model.ask(messages, self._config))
         except asyncio.CancelledError:
             await asyncio.sleep(0)  # LangChain may be telling just now, in a task of its own, of an answer that came in
             raise
+        self._answer, self._tokens = answer, usage_of(answer.usage_metadata)
         if self._used is not self._within:
-            self._used.received(answer)
+            self._used.received(self._tokens)
         await self._answers.keep(self._seat, messages, answer)
         return answer
 

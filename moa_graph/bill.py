@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from moa_graph.flops import tflops
 from moa_graph.prices import Prices
-from moa_graph.receipt import known, total, usage_of
+from moa_graph.receipt import known, total
 
 __all__ = ["NOTHING", "UNKNOWN", "Bill", "bill_of", "bill_of_run", "reported"]
 
@@ -46,20 +46,17 @@ NOTHING: Final = Bill(0.0, 0.0, 0.0)
 UNKNOWN: Final = Bill(None, 0.0, None)
 
 
-def bill_of(prices: Prices, known_as: Sequence[str], answer: BaseMessage) -> Bill:
+def bill_of(prices: Prices, known_as: Sequence[str], answer: BaseMessage, usage: Mapping[str, int]) -> Bill:
     """What an answer cost, of a model that goes by the names `known_as` and by those that it reports."""
     if moa := answer.response_metadata.get("moa"):  # it was a mixture
         return bill_of_run(moa)
-    usage = usage_of(getattr(answer, "usage_metadata", None))
-    names = [*known_as, *_reported_names(answer)]
-    cost = prices.cost(names, usage)
+    names = (*known_as, *_reported_names(answer))
+    if (cost := prices.cost(names, usage)) is not None:
+        cost = round(cost, 9)
     said = usage.get("output_tokens")
-    operations = None if said is None else tflops(names, said)
-    return Bill(
-        None if cost is None else round(cost, 9),
-        round(cost or 0.0, 9),
-        None if operations is None else round(operations, 9),
-    )
+    if (operations := None if said is None else tflops(names, said)) is not None:
+        operations = round(operations, 9)
+    return Bill(cost, cost or 0.0, operations)
 
 
 def bill_of_run(receipt: Mapping[str, Any]) -> Bill:

@@ -9,12 +9,12 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary
 
 from moa_graph.errors import MoAConfigError
 
-__all__ = ["USUAL_OUTPUT", "Amount", "Budget", "Holding", "OnExceed", "Purse"]
+__all__ = ["USUAL_OUTPUT", "Amount", "Budget", "Holding", "OnExceed", "Purse", "spent"]
 
 OnExceed = Literal["stop", "answer"]
 
@@ -165,14 +165,27 @@ class Holding:
         self._attempts += 1
         return True
 
-    def settle(self, used: Amount, *, known: bool) -> None:
-        """It has ended. Where not all that it used is known, it took what was expected of it, or more."""
+    def settle(self, calls: Sequence[Any], *, known: bool) -> None:
+        """It has ended, with these calls. Where not all that they used is known, it took what was expected, or more."""
         if self._purse is None:
             return
+        used = spent(calls)
         held = Amount(*(part * self._attempts for part in self._need))
         if not known:
             used = Amount(*(max(pair) for pair in zip(used, self._need, strict=True)))
         self._purse.settle(held, used)
+
+
+def spent(calls: Sequence[Any]) -> Amount:
+    """What proposals took, as far as it is known."""
+    usd, tokens, made = 0.0, 0, 0
+    for p in calls:
+        if not p.get("cached"):
+            usage = p.get("usage", {})
+            usd += p.get("cost_usd") or p.get("cost_usd_at_least") or 0.0
+            tokens += usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+            made += p.get("calls", p["attempts"])
+    return Amount(usd, tokens, made)
 
 
 def _usd(value: float) -> str:

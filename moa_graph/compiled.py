@@ -8,11 +8,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateUpdate
 
-from moa_graph.budget import Budget
+from moa_graph.budget import Budget, spent
 from moa_graph.errors import MoAConfigError
 from moa_graph.events import teller
 from moa_graph.policy import LayerPolicy
-from moa_graph.reading import spent
 from moa_graph.review import revise
 from moa_graph.run import RUN, Run
 from moa_graph.state import Proposal

@@ -7,13 +7,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
 from moa_graph.admission import Terms, left_out
-from moa_graph.budget import Amount
+from moa_graph.budget import Amount, spent
 from moa_graph.cache import Answers
 from moa_graph.errors import MoARunError, clean, describe
 from moa_graph.events import LayerLeftOut, Tell, decided
 from moa_graph.nodes import Node, State
 from moa_graph.panel import Seat
-from moa_graph.reading import asked, spent
+from moa_graph.reading import asked
 from moa_graph.state import Carry, Decision, Proposal
 from moa_graph.steps import Asked, Judgement, Situation, Step, UndecidedError
 from moa_graph.waiting import KEY, LayerRun

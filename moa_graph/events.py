@@ -9,6 +9,7 @@ mixture's namespace, those of its layers too; `run` tells one mixture's events f
 """
 
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final, Literal, NotRequired
 
 from langchain_core.runnables import RunnableConfig
@@ -182,8 +183,17 @@ def decided(decision: Decision) -> Decided:
 def teller(config: RunnableConfig) -> Tell:
     """Writes events to the custom stream of the node that `config` is given to, from whatever task or thread."""
 
+    node: Context | None = None
+
     def tell(event: Any) -> None:
-        with set_config_context(config) as context:  # LangGraph finds its writer there, and sets it not always
-            context.run(lambda: get_stream_writer()(event))
+        nonlocal node
+        if node is None:
+            with set_config_context(config) as context:  # LangGraph finds its writer there, and sets it not always
+                node = context.copy()
+        node.copy().run(_write, event)
 
     return tell
+
+
+def _write(event: Any) -> None:
+    get_stream_writer()(event)

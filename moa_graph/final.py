@@ -13,14 +13,14 @@ from langgraph.errors import GraphBubbleUp
 
 from moa_graph.asking import Asking
 from moa_graph.bill import UNKNOWN, Bill
-from moa_graph.budget import Amount, Holding
+from moa_graph.budget import Amount, Holding, spent
 from moa_graph.cache import Answers
 from moa_graph.errors import FinalError, MoAError
 from moa_graph.events import Done, FinalStarted, Tell
 from moa_graph.nodes import Node, State, counted, no_text
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, read, spent
+from moa_graph.reading import asked, expected, read
 from moa_graph.receipt import Call, Receipt, final_call, receipt
 from moa_graph.run import exceeded, run_of
 from moa_graph.state import Decision, Fitting, Proposal
@@ -145,7 +145,7 @@ class Writer:
                     raise end.failed(why, tally.call(seat, "error")) from error
                 continue
             finally:
-                held.settle(spent([counted(ask, bill)]), known=bill.cost_usd is not None)
+                held.settle([counted(ask, bill)], known=bill.cost_usd is not None)
             tally.add(ask, bill)
             return answer, tally.call(seat, "ok", ask, fitting)
         raise AssertionError("a mixture has a final model")

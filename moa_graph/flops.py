@@ -19,7 +19,7 @@ def active_parameters(models: Sequence[str]) -> float | None:
     models: the names that the model goes by, the id that it was asked for by first, then what was reported. The last
     one that is known decides. Providers, organisations and what does not change the size ("-Instruct") are skipped.
     """
-    return next((known for name in reversed(models) if (known := _of(name)) is not None), None)
+    return _active(tuple(models))
 
 
 def tflops(models: Sequence[str], output_tokens: int) -> float | None:
@@ -83,6 +83,11 @@ _ENDING: Final = re.compile(
 # these may tell another model (DeepSeek-V2-Lite, gpt-4-0613), but not after a size
 _SERVED: Final = re.compile(r"-(?:turbo|lite|versatile|instant|\d{4})$")
 _SIZE: Final = re.compile(r"\d[bm](?![a-z0-9])")
+
+
+@functools.lru_cache(maxsize=1024)
+def _active(models: tuple[str, ...]) -> float | None:
+    return next((known for name in reversed(models) if (known := _of(name)) is not None), None)
 
 
 @functools.lru_cache(maxsize=1024)

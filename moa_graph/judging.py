@@ -22,7 +22,6 @@ from moa_graph.fit import about_messages
 from moa_graph.models import UNSET, Model
 from moa_graph.panel import Proposer, ProposerLike, seated
 from moa_graph.policy import LayerPolicy
-from moa_graph.reading import spent
 from moa_graph.receipt import Call
 from moa_graph.run import Run
 from moa_graph.steps import Asked, UndecidedError
@@ -146,7 +145,7 @@ class PairJudge:
             made = [ask.call()] if ask.asked else []
             self.calls += made
             known = all(call["cost_usd"] is not None for call in made)
-            Holding(self._purse, run, need).settle(spent(made), known=known)
+            Holding(self._purse, run, need).settle(made, known=known)
             run.end()
 
     def _need(self, prompt: str) -> Amount:

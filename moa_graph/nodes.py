@@ -11,14 +11,14 @@ from moa_graph.admission import Terms, left_out
 from moa_graph.answers import text_of
 from moa_graph.asking import Asking, unheard
 from moa_graph.bill import UNKNOWN, Bill
-from moa_graph.budget import Amount
+from moa_graph.budget import Amount, spent
 from moa_graph.cache import Answers
 from moa_graph.errors import MoAError
 from moa_graph.events import LayerDone, LayerLeftOut, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, read, reference, spent
+from moa_graph.reading import asked, expected, read, reference
 from moa_graph.state import Carry, Proposal
 from moa_graph.waiting import KEY, LayerRun, too_few
 
@@ -87,7 +87,7 @@ def propose(seat: Seat, answers: Answers, terms: Terms) -> Node:
             bill = ask.bill(error)
         finally:
             proposal |= cast("Proposal", counted(ask, bill))
-            held.settle(spent([proposal]), known=bill.cost_usd is not None)
+            held.settle([proposal], known=bill.cost_usd is not None)
         return {"proposals": [await layer.settle(proposal)]}
 
     return Node(seat.name, call)

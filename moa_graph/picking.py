@@ -17,7 +17,7 @@ from moa_graph.final import End, Writer, final_started
 from moa_graph.nodes import Node, State
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, read, reference, shown, spent
+from moa_graph.reading import asked, read, reference, shown
 from moa_graph.receipt import Call, final_call
 from moa_graph.run import exceeded
 from moa_graph.state import Decision, Fitting, Proposal
@@ -117,7 +117,7 @@ class _Choose:
             for each in ask.asked:
                 end.tally.add(*each)
             calls = [ask.call()] if ask.asked else []
-            held.settle(spent(calls), known=all(call["cost_usd"] is not None for call in calls))
+            held.settle(calls, known=all(call["cost_usd"] is not None for call in calls))
 
     def call(self, status: str) -> Call:
         """Its part in the receipt."""

@@ -13,7 +13,7 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.state import Fitting, Proposal
 
-__all__ = ["asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown", "spent"]
+__all__ = ["asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown"]
 
 State = Any
 
@@ -106,15 +106,3 @@ def likely_answer(seat: Seat) -> int:
 def likely_output(max_tokens: int | None) -> int:
     """Output tokens that are expected of an answer."""
     return USUAL_OUTPUT if max_tokens is None else min(USUAL_OUTPUT, max_tokens)
-
-
-def spent(calls: Sequence[Any]) -> Amount:
-    """What proposals took, as far as it is known."""
-    usd, tokens, made = 0.0, 0, 0
-    for p in calls:
-        if not p.get("cached"):
-            usage = p.get("usage", {})
-            usd += p.get("cost_usd") or p.get("cost_usd_at_least") or 0.0
-            tokens += usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
-            made += p.get("calls", p["attempts"])
-    return Amount(usd, tokens, made)

@@ -145,7 +145,7 @@ def total(values: Iterable[float | None]) -> float | None:
 
 def known(values: Iterable[float | None]) -> float:
     """The sum of those that are known."""
-    return round(float(sum(value for value in values if value is not None)), 9)
+    return round(float(sum(filter(None, values))), 9)
 
 
 def _sum(tokens: str, calls: Sequence[Call]) -> int:

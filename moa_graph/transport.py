@@ -10,11 +10,11 @@ import asyncio
 import functools
 import os
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -24,9 +24,8 @@ from langgraph.pregel import Pregel
 from moa_graph.errors import MoAConfigError
 from moa_graph.loops import PerLoop, home
 
-__all__ = ["Ear", "ask", "clients", "ears", "heard", "shared"]
+__all__ = ["Ear", "Listening", "ask", "clients", "ears", "shared"]
 
-_T = TypeVar("_T")
 _VARIABLE: Final = "MOA_GRAPH_TRANSPORT"
 _LIMIT: Final = 100_000  # connections: how many calls are in flight is LayerPolicy's to say
 _PLAIN: Final = {("langchain_openai", "ChatOpenAI"), ("langchain_together", "ChatTogether")}
@@ -48,13 +47,21 @@ def ears() -> tuple[Ear, ...]:
     return _EARS.get()
 
 
-async def heard(ear: Ear, call: Awaitable[_T]) -> _T:
-    """What `call` gives, while `ear` listens."""
-    before = _EARS.set((*_EARS.get(), ear))
-    try:
-        return await call
-    finally:
-        _EARS.reset(before)
+class Listening:
+    """Within it, `ear` listens to the running task; `None`: nobody more does."""
+
+    __slots__ = ("_before", "_ear")
+
+    def __init__(self, ear: Ear | None) -> None:
+        self._ear = ear
+
+    def __enter__(self) -> None:
+        if self._ear is not None:
+            self._before = _EARS.set((*_EARS.get(), self._ear))
+
+    def __exit__(self, *_: object) -> None:
+        if self._ear is not None:
+            _EARS.reset(self._before)
 
 
 async def ask(model: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:

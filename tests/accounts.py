@@ -280,8 +280,8 @@ async def ask_all(server: RecordingServer, seed: int, runs: int, at_once: int) -
     threads: list[Thread] = []
     for first in range(0, runs, BATCH):
         batch = [Thread(number, seed, server.base_url) for number in range(first, min(first + BATCH, runs))]
-        with heard.reading():
-            await transport.heard(heard, _ask_all(batch, at_once))
+        with heard.reading(), transport.Listening(heard):
+            await _ask_all(batch, at_once)
         threads += batch
     with suppress(TimeoutError):
         await server.until(lambda: server.in_flight == 0)
