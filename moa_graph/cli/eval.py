@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa_graph.cli import similarity
 from moa_graph.cli.options import usd
 from moa_graph.cli.terminal import between, say, starting, write
 
@@ -24,6 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("similarity")(similarity.similarity)
 
 _STAGES = ("generate", "judge", "score")
 

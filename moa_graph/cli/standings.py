@@ -10,7 +10,7 @@ from rich.text import Text
 from moa_graph.cli.receipt import dollars
 from moa_graph.cli.terminal import is_terminal, output_errors, safe
 
-__all__ = ["show"]
+__all__ = ["aligned", "show"]
 
 _COLUMNS: Final = (
     "score", "low", "high", "scored", "failed", "unreadable", "calls", "tokens_out", "usd", "tflops", "seconds",
@@ -137,12 +137,13 @@ def _plain(report: Mapping[str, Any]) -> list[str]:
             took["output_tokens"], took["cost_usd"], took["tflops_total"], took["seconds"], took["first_token"],
         ]  # fmt: skip
         rows.append([*("-" if n is None else f"{n:.6g}" for n in numbers), " ".join(one["name"].split())])
-    lines = [_head(report), *_aligned(rows)]
+    lines = [_head(report), *aligned(rows)]
     if finer := [(f"{v:.6g}", a, one["name"]) for one in report["contenders"] for a, v in one["parts"].items()]:
-        lines += ["", *_aligned([("score", "of", "contender"), *finer])]
+        lines += ["", *aligned([("score", "of", "contender"), *finer])]
     return [*lines, "", *_words(report)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of numbers under each other; the last one as it is."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) - 1)]
     return ["  ".join([*(cell.rjust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]

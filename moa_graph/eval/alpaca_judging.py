@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from moa_graph.eval import alpaca_eval, data
 from moa_graph.eval.contenders import Contender
 from moa_graph.eval.generate import OnProgress, Progress
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Answers, Ask
-from moa_graph.eval.store import RunDirectory
+from moa_graph.eval.judge import JUDGED, Answers, Ask
+from moa_graph.eval.store import Lines, RunDirectory
 
-__all__ = ["AlpacaEval", "judge_alpaca_eval", "judge_of", "length_controlled"]
+__all__ = ["AlpacaEval", "Answered", "annotate_each", "judge_alpaca_eval", "judge_of", "length_controlled"]
 
 _GAMED = ("alpaca_eval/df_gamed.csv", "alpaca_eval/df_gamed_reconstructed.csv")
 
@@ -72,64 +74,95 @@ async def judge_alpaca_eval(
 
     Raises MoARunError where the judge cannot be asked; what was judged before is kept.
     """
-    todo: dict[str, list[Item]] = {}
-    progress = Progress("judge", 0)
+    answers, answered = directory.answers, {}
     for one in contenders:
-        answered = [item for item in items if directory.answers.status((item.id, one.name, seed, 1)) == "ok"]
-        kept = [directory.judgements.status((item.id, one.name, seed, 1, "")) for item in answered]
-        todo[one.name] = [item for item, status in zip(answered, kept, strict=True) if status is None]
-        progress.total += len(answered)
-        progress.before += len(answered) - len(todo[one.name])
+        fields = [{"item": item.id, "contender": one.name, "seed": seed, "turn": 1, "order": ""} for item in items]
+        answered[one.name] = [
+            Answered(each, item, partial(_said, directory, each))
+            for each, item in zip(fields, items, strict=True)
+            if answers.status(answers.key(each)) == "ok"
+        ]
+    return await annotate_each(directory.judgements, answered, judge, on_progress=on_progress)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer to judge beside the baseline's, and the fields that its line in the file begins with."""
+
+    fields: Mapping[str, Any]
+    item: Item
+    text: Callable[[], str]
+
+
+async def annotate_each(
+    lines: Lines,
+    answered: Mapping[str, Sequence[Answered]],
+    judge: alpaca_eval.Judge,
+    *,
+    on_progress: OnProgress = lambda _: None,
+) -> Progress:
+    """Have judged what is not in the file yet, by who answered: some dozens at a time. None has an item twice.
+
+    Raises MoARunError where the judge cannot be asked; what was judged before is kept.
+    """
+    progress, todo = Progress("judge", 0), {}
+    for name, each in answered.items():
+        kept = [lines.status(lines.key(one.fields)) for one in each]
+        todo[name] = [one for one, status in zip(each, kept, strict=True) if status not in JUDGED]
+        progress.total += len(each)
+        progress.before += len(each) - len(todo[name])
         progress.unparsed += kept.count("unparsed")
     on_progress(progress)
     for name, pending in todo.items():
         if pending:
-            await _judge_one(directory, name, pending, judge, seed, progress, on_progress)
+            await _annotate(lines, name, pending, judge, progress, on_progress)
     return progress
 
 
-async def _judge_one(
-    directory: RunDirectory,
-    contender: str,
-    pending: Sequence[Item],
+async def _annotate(
+    lines: Lines,
+    name: str,
+    pending: Sequence[Answered],
     judge: alpaca_eval.Judge,
-    seed: int,
     progress: Progress,
     on_progress: OnProgress,
 ) -> None:
-    by_instruction = {item.turns[0]: item for item in pending}
+    by_instruction = {one.item.turns[0]: one.fields for one in pending}
 
     def keep(batch: Sequence[Mapping[str, Any]]) -> None:
         for found in batch:
-            item, preference = by_instruction[found["instruction"]], found["preference"]
-            key = {"item": item.id, "contender": contender, "seed": seed, "turn": 1, "order": ""}
+            preference = found["preference"]
             said: dict[str, Any] = {"status": "unparsed", "error": "there is no preference in the logprobs"}
             if preference is not None:
                 said = {"status": "ok", "preference": preference, "score": 100 * ((preference or 1.5) - 1)}
-            directory.judgements.append({**key, **said})
+            lines.append({**by_instruction[found["instruction"]], **said})
             progress.done += 1
             progress.unparsed += preference is None
         on_progress(progress)
 
-    answers = [_pair(directory, contender, item, seed) for item in pending]
-    ours = [{"instruction": a["instruction"], "output": a["output_2"], "generator": contender} for a in answers]
+    pairs = [_pair(one.item, name, one.text()) for one in pending]
+    ours = [{"instruction": p["instruction"], "output": p["output_2"], "generator": name} for p in pairs]
     theirs = [
-        {"instruction": a["instruction"], "output": a["output_1"], "generator": alpaca_eval.BASELINE} for a in answers
+        {"instruction": p["instruction"], "output": p["output_1"], "generator": alpaca_eval.BASELINE} for p in pairs
     ]
     await asyncio.to_thread(alpaca_eval.annotate, ours, theirs, judge=judge, on_judged=keep)
 
 
-def _pair(directory: RunDirectory, contender: str, item: Item, seed: int) -> dict[str, Any]:
-    record = directory.answers.get((item.id, contender, seed, 1))
+def _said(directory: RunDirectory, fields: Mapping[str, Any]) -> str:
+    record = directory.answers.get(directory.answers.key(fields))
     assert record is not None, "only what is answered is judged"
+    return str(record["answer"])
+
+
+def _pair(item: Item, contender: str, said: str) -> dict[str, Any]:
     return {
         "index": item.index, "instruction": item.turns[0], "output_1": item.reference[0],
-        "generator_1": alpaca_eval.BASELINE, "output_2": record["answer"], "generator_2": contender,
+        "generator_1": alpaca_eval.BASELINE, "output_2": said, "generator_2": contender,
     }  # fmt: skip
 
 
 def length_controlled(
-    directory: RunDirectory, items: Mapping[str, Item], contenders: Sequence[str], seed: int, data_dir: Path | None
+    directory: RunDirectory, items: Mapping[str, Item], contenders: Sequence[str], data_dir: Path | None
 ) -> dict[str, dict[str, Any]]:
     """What the leaderboard says of each contender, its length-controlled win rate included.
 
@@ -137,8 +170,9 @@ def length_controlled(
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for judgement in directory.judgements.all():
-        pair = _pair(directory, judgement["contender"], items[judgement["item"]], seed)
-        rows[judgement["contender"]].append({**pair, "preference": judgement.get("preference")})
+        name = judgement["contender"]
+        pair = _pair(items[judgement["item"]], name, _said(directory, judgement))
+        rows[name].append({**pair, "preference": judgement.get("preference")})
     gamed = next((path for name in _GAMED if (path := data.find(name, data_dir)) is not None), None)
     return {name: _scored(found, gamed) for name, found in rows.items() if found}
 

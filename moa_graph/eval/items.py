@@ -63,10 +63,8 @@ def load(benchmark: str, data_dir: Path | None = None) -> list[Item]:
 
 
 def sample(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """`limit` of them, drawn with `seed`, in their own order; each keeps its index."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    drawn = random.Random(seed).sample(range(len(items)), limit)  # noqa: S311 - a lot, not a secret
+    """`limit` of them, drawn with `seed`, in their order; each keeps its index. A larger draw has the smaller one."""
+    drawn = random.Random(seed).sample(range(len(items)), len(items))[:limit]  # noqa: S311 - a lot, not a secret
     return [items[k] for k in sorted(drawn)]
 
 

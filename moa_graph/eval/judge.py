@@ -10,9 +10,12 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.eval.contenders import Contender
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit, seed_of, spread
 from moa_graph.eval.items import Item
-from moa_graph.eval.store import Key, RunDirectory
+from moa_graph.eval.store import Lines, RunDirectory
 
-__all__ = ["Ask", "Rubric", "UnparsedError", "judge", "judge_config"]
+__all__ = ["JUDGED", "Ask", "Rubric", "UnparsedError", "ask_each", "judge", "judge_config"]
+
+JUDGED: Final = ("ok", "unparsed")
+"""The states of a judgement that is not asked for again."""
 
 Answers = Callable[[str], Sequence[str] | None]
 """A contender -> what it answered to the item in each turn; `None`: not all of it is there."""
@@ -87,20 +90,36 @@ async def judge(
     graph = config.build(**limit(usd, directory.spent))
     if not len(directory.answers):
         raise MoAConfigError(f"{directory.path}: there is no answer to judge yet: run --stage generate first")
-    asks = list(_asks(directory, items, contenders, rubric, seed))
-    kept = [directory.judgements.status(_key(ask, seed)) for ask in asks]
-    todo = [ask for ask, status in zip(asks, kept, strict=True) if status not in ("ok", "unparsed")]
+    asks = [
+        ({"item": ask.item, "contender": ask.contender, "seed": seed, "turn": ask.turn, "order": ask.order}, ask)
+        for ask in _asks(directory, items, contenders, rubric, seed)
+    ]
+    return await ask_each(directory.judgements, asks, graph, seed=seed, at_once=at_once, on_progress=on_progress)
+
+
+async def ask_each(
+    lines: Lines,
+    asks: Sequence[tuple[Mapping[str, Any], Ask]],
+    graph: Any,
+    *,
+    seed: int,
+    at_once: int = AT_ONCE,
+    on_progress: OnProgress = lambda _: None,
+) -> Progress:
+    """Ask a judge what is not in the file yet. Each question goes with the fields that its line begins with."""
+    kept = [lines.status(lines.key(fields)) for fields, _ in asks]
+    todo = [each for each, status in zip(asks, kept, strict=True) if status not in JUDGED]
     progress = Progress("judge", len(asks), before=len(asks) - len(todo), unparsed=kept.count("unparsed"))
     on_progress(progress)
 
-    async def one(ask: Ask) -> None:
+    async def one(each: tuple[Mapping[str, Any], Ask]) -> None:
+        fields, ask = each
         record = await answer(graph, ask.messages, seed_of(seed, f"{ask.item}:{ask.order}", ask.turn))
         if reason := record.pop("stopped", None):
             progress.stopped = progress.stopped or reason
             return
         record = _read(ask, record)
-        fields = dict(zip(directory.judgements.fields, _key(ask, seed), strict=True))
-        directory.judgements.append({**fields, **record})
+        lines.append({**fields, **record})
         progress.usd += (record.get("receipt") or {}).get("cost_usd_at_least") or 0.0
         progress.done += record["status"] != "failed"
         progress.failed += record["status"] == "failed"
@@ -134,10 +153,6 @@ def _answered(directory: RunDirectory, item: Item, contender: str, seed: int) ->
             return None
         said.append(record["answer"])
     return said
-
-
-def _key(ask: Ask, seed: int) -> Key:
-    return ask.item, ask.contender, seed, ask.turn, ask.order
 
 
 def _read(ask: Ask, record: Mapping[str, Any]) -> dict[str, Any]:

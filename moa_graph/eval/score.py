@@ -54,7 +54,7 @@ def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
     _judged(directory, by_id, rubric, standings)
     scored = [standing.told(len(items), run["seed"]) for standing in standings.values()]
     if run["benchmark"] == "alpaca-eval":
-        controlled = length_controlled(directory, by_id, list(standings), run["seed"], data_dir)
+        controlled = length_controlled(directory, by_id, list(standings), data_dir)
         scored = [{**one, "alpaca_eval": controlled.get(one["name"])} for one in scored]
     return {
         **{name: run.get(name) for name in ("benchmark", "seed", "limit", "baseline", "version")},

@@ -17,7 +17,7 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.eval.extra import load
 from moa_graph.eval.statistics import Estimate, mean
 
-__all__ = ["MEASURES", "PAPER", "Correlation", "Instance", "correlations", "similarities"]
+__all__ = ["MEASURES", "PAPER", "Correlation", "Instance", "coefficients", "correlations", "similarities"]
 
 _ORDERS: Final = (3, 4, 5)
 MEASURES: Final = (*(f"BLEU-{order}" for order in _ORDERS), "Levenshtein", "TF-IDF")
@@ -54,25 +54,15 @@ def correlations(instances: Iterable[Instance], *, seed: int = 0) -> dict[str, C
 
     Raises MoAConfigError where an instance has not as many preferences as proposals, or one that is not finite.
     """
-    found: dict[str, list[float | None]] = {measure: [] for measure in MEASURES}
-    for n, instance in enumerate(instances):
-        for measure, coefficient in _coefficients(instance, n).items():
-            found[measure].append(coefficient)
-    return {measure: _summed_up(coefficients, seed) for measure, coefficients in found.items()}
+    found = [coefficients(instance, n) for n, instance in enumerate(instances)]
+    return {measure: _summed_up([each[measure] for each in found], seed) for measure in MEASURES}
 
 
-def similarities(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:
-    """How similar each proposal is to the aggregate, by measure: from 0 to 1, the more the higher."""
-    levenshtein = load("rapidfuzz.distance").Levenshtein.normalized_similarity
-    return {
-        **_bleu(aggregate, proposals),
-        "Levenshtein": [float(levenshtein(aggregate, proposal)) for proposal in proposals],
-        "TF-IDF": _tf_idf(aggregate, proposals),
-    }
+def coefficients(instance: Instance, n: int = 0) -> dict[str, float | None]:
+    """Spearman's coefficient of one instance, the `n`th, by measure; `None` where it is not defined.
 
-
-def _coefficients(instance: Instance, n: int) -> dict[str, float | None]:
-    """Spearman's coefficient by measure; `None` where it is not defined."""
+    Raises MoAConfigError as `correlations` does.
+    """
     if len(instance.proposals) != len(instance.preferences):
         counts = f"{len(instance.preferences)} preferences for {len(instance.proposals)} proposals"
         raise MoAConfigError(f"instance {n} has {counts}; give one for each, or None")
@@ -91,7 +81,17 @@ def _coefficients(instance: Instance, n: int) -> dict[str, float | None]:
     }
 
 
-def _summed_up(coefficients: list[float | None], seed: int) -> Correlation:
+def similarities(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:
+    """How similar each proposal is to the aggregate, by measure: from 0 to 1, the more the higher."""
+    levenshtein = load("rapidfuzz.distance").Levenshtein.normalized_similarity
+    return {
+        **_bleu(aggregate, proposals),
+        "Levenshtein": [float(levenshtein(aggregate, proposal)) for proposal in proposals],
+        "TF-IDF": _tf_idf(aggregate, proposals),
+    }
+
+
+def _summed_up(coefficients: Sequence[float | None], seed: int) -> Correlation:
     defined = [coefficient for coefficient in coefficients if coefficient is not None]
     estimate = mean(defined, seed=seed) if defined else None
     return Correlation(estimate, dropped=len(coefficients) - len(defined))

@@ -4,6 +4,7 @@
     items.jsonl        the items, as they were asked
     answers.jsonl      one line for each answer: of an item, a contender, a seed and a turn
     judgements.jsonl   one line for each judgement of such an answer
+    proposals.jsonl    one line for each judgement of a proposal (`moa eval similarity`)
     calls.jsonl        what was answered within mixtures that have not come to their end
     lock               the process that works on it
 
@@ -22,13 +23,27 @@ from langgraph.cache.base import BaseCache
 
 from moa_graph.errors import MoAConfigError
 
-__all__ = ["ANSWER", "JUDGEMENT", "Calls", "Key", "Lines", "RunDirectory", "asking_for", "check", "differences"]
+__all__ = [
+    "ANSWER",
+    "JUDGEMENT",
+    "PROPOSAL",
+    "Calls",
+    "Key",
+    "Lines",
+    "RunDirectory",
+    "asking_for",
+    "check",
+    "differences",
+]
 
 ANSWER: Final = ("item", "contender", "seed", "turn")
 """What tells one answer from another."""
 
 JUDGEMENT: Final = (*ANSWER, "order")
 """What tells one judgement from another; `order`: of the answers shown, where there are two."""
+
+PROPOSAL: Final = ("item", "seed", "proposal", "order")
+"""What tells one judgement of a proposal from another; `proposal`: a digest of its text."""
 
 FORMAT: Final = 1
 _FREE: Final = ("judge", "baseline")  # may be given later than the rest, once
@@ -63,6 +78,10 @@ class Lines:
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
+
+    def key(self, record: Mapping[str, Any]) -> Key:
+        """The key of a line."""
+        return tuple(record[name] for name in self.fields)
 
     def status(self, key: Key) -> str | None:
         """How it went: `None` where there is no such line."""
@@ -102,8 +121,7 @@ class Lines:
             self._file = None
 
     def _note(self, record: Mapping[str, Any], length: int) -> None:
-        key = tuple(record[name] for name in self.fields)
-        self._places[key] = _Place(self._end, length, str(record.get("status", "ok")))
+        self._places[self.key(record)] = _Place(self._end, length, str(record.get("status", "ok")))
         self.spent += (record.get("receipt") or {}).get("cost_usd_at_least") or 0.0
         self._end += length
 
@@ -138,6 +156,7 @@ class RunDirectory:
         """What is compared."""
         self.answers = Lines(path / "answers.jsonl", ANSWER)
         self.judgements = Lines(path / "judgements.jsonl", JUDGEMENT)
+        self.proposals = Lines(path / "proposals.jsonl", PROPOSAL)
 
     @classmethod
     @contextlib.contextmanager
@@ -153,15 +172,15 @@ class RunDirectory:
                 try:
                     yield directory
                 finally:
-                    directory.answers.close()
-                    directory.judgements.close()
+                    for lines in (directory.answers, directory.judgements, directory.proposals):
+                        lines.close()
         except OSError as error:
             raise MoAConfigError(f"{path}: cannot be used for an evaluation ({error.strerror or error})") from error
 
     @property
     def spent(self) -> float:
         """$ spent so far, as far as it is known."""
-        return self.answers.spent + self.judgements.spent
+        return self.answers.spent + self.judgements.spent + self.proposals.spent
 
     def items(self) -> list[dict[str, Any]]:
         """The items, as they were asked."""
