@@ -83,6 +83,17 @@ def test_bars() -> None:
     assert [bar.get_width() for bar in figure.axes[0].patches] == [60, 50, 40]
 
 
+def test_bars_below_the_start() -> None:
+    """They are seen whole, and the title stands apart from the legend."""
+    figure = bars({"a": {"x": Value(-0.2, -0.4, 0.1)}, "b": {"x": Value(0.3)}}, x="rho", title="moa-lite")
+    [ax] = figure.axes
+    assert ax.get_xlim()[0] < -0.4
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure.canvas.draw()
+    title, legend = figure._suptitle, figure.legends[0]  # type: ignore[attr-defined]
+    assert not title.get_window_extent(renderer).overlaps(legend.get_window_extent(renderer))
+
+
 def test_pareto() -> None:
     """The front goes in steps through its points; far apart costs get a logarithmic axis."""
     points = {"a": Point(0.001, Value(40), "single"), "b": Point(1.0, Value(60), "mixture")}

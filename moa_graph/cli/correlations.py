@@ -15,16 +15,18 @@ __all__ = ["show"]
 
 _COLUMNS: Final = ("spearman", "low", "high", "items", "dropped", "paper_low", "paper_high", "measure", "layers")
 _WIDE: Final = 200
+_ALL_FIT: Final = 105
+_LONGER: Final = ("BLEU-4", "BLEU-5")
 
 
 def show(found: Mapping[str, Any], stream: TextIO | None) -> None:
     """Print what `moa_graph.eval.uptake.uptake` found."""
     if stream is None:
         return
-    draw = _drawn if is_terminal(stream) else _plain
     console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
+    drawn = _drawn(found, console.width) if is_terminal(stream) else _plain(found)
     with output_errors():
-        for part in [_head(found), *draw(found), "", *(safe(line) for line in _words(found))]:
+        for part in [_head(found), *drawn, "", *(safe(line) for line in _words(found))]:
             console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal(stream))
         stream.flush()
 
@@ -43,8 +45,10 @@ def _other(judge: str | None) -> str:
     return f"not the run's own judge ({judge})" if judge else "the run's answers are not judged yet"
 
 
-def _drawn(found: Mapping[str, Any]) -> list[Any]:
-    return [part for name, rows in _by_mixture(found) for part in ("", _table(name, rows, found["paper"]))]
+def _drawn(found: Mapping[str, Any], width: int) -> list[Any]:
+    """On a narrow terminal without the longer n-grams, which say nearly the same."""
+    paper = {name: span for name, span in found["paper"].items() if width >= _ALL_FIT or name not in _LONGER}
+    return [part for name, rows in _by_mixture(found) for part in ("", _table(name, rows, paper))]
 
 
 def _table(mixture: str, rows: Sequence[Mapping[str, Any]], paper: Mapping[str, Sequence[float]]) -> Table:
@@ -54,7 +58,7 @@ def _table(mixture: str, rows: Sequence[Mapping[str, Any]], paper: Mapping[str, 
     for name in [*paper, "items", "dropped"]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        measures = list(row["measures"].values())
+        measures = [row["measures"][name] for name in paper]
         table.add_row(
             Text(safe(_name(row)), style="" if row["aggregator"] else "bold"),
             _layers(row),
@@ -62,7 +66,7 @@ def _table(mixture: str, rows: Sequence[Mapping[str, Any]], paper: Mapping[str, 
             _span([each["items"] for each in measures]),
             Text(_span([each["dropped"] for each in measures]), style="red" if measures[0]["dropped"] else "dim"),
         )
-    ranges = (f"{low:.2f} to {high:.2f}" for low, high in paper.values())
+    ranges = (f"{low:+.2f} {high:+.2f}" for low, high in paper.values())
     table.add_row(Text("the paper's six", style="italic"), "1 > 2", *(Text(each, style="italic") for each in ranges))
     return table
 

@@ -53,6 +53,16 @@ def similarity(
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", parser=whole, help="How many calls at once.")
     ] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Write it there too: CSV, and plots as PNG and SVG.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Do the aggregators take up the better proposals? Spearman's coefficient of similarity and a judge's preference.
@@ -65,6 +75,10 @@ def similarity(
         from moa_graph.eval.uptake import uptake
 
         found = uptake(directory)
+    if out is not None:
+        from moa_graph.eval.uptake_files import write as written
+
+        say(f"written: {', '.join(map(str, written(found, out.expanduser())))}")
     if as_json:
         write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
     else:

@@ -102,7 +102,7 @@ def lines(series: Mapping[str, Sequence[Point]], *, x: str, y: str, title: str =
 
 
 def bars(series: Mapping[str, Mapping[str, Value | None]], *, x: str, start: float = 0.0, title: str = "") -> "Figure":
-    """Lying bars in groups: `{"as aggregator": {model: value}, …}`; `None`, or no value: no bar."""
+    """Lying bars in groups, from `start` on: `{"as aggregator": {model: value}, …}`; `None`, or no value: no bar."""
     rows = list(dict.fromkeys(row for values in series.values() for row in values))
     height = 0.8 / max(1, len(series))
     with drawn(WIDTH, 1.2 + 0.26 * len(rows) * max(1.4, len(series)), title) as (figure, ax):
@@ -118,10 +118,14 @@ def bars(series: Mapping[str, Mapping[str, Value | None]], *, x: str, start: flo
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel(x)
         ax.margins(y=0.02)
-        ax.set_xlim(left=start)
+        ends = [end for values in series.values() for v in values.values() if v for end in (v.mean, v.low) if end]
+        if min(ends, default=start) < start:
+            ax.axvline(start, color=INK, lw=0.8)
+        else:
+            ax.set_xlim(left=start)
         ax.grid(axis="x")
         if len(series) > 1:
-            figure.legend(loc="outside upper center", ncols=len(series))
+            figure.legend(loc="outside lower center" if title else "outside upper center", ncols=len(series))
     return figure
 
 

@@ -206,6 +206,8 @@ class ProposalJudge:
         """
         lines = self.directory.proposals
         if self._alpaca:
+            if usd is not None:
+                raise MoAConfigError("what alpaca-eval's judge costs is not counted: judge without --budget")
             asked = judge_of(self.config, self.name, at_once)
             return await annotate_each(lines, _by_turns(self._answered()), asked, on_progress=on_progress)
         graph, seed = self.config.build(**limit(usd, self.directory.spent)), self.directory.run["seed"]
