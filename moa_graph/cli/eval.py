@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("similarity")(similarity.similarity)
 
 _STAGES = ("generate", "judge", "score")
+_ENGINES = ("moa", "inspect")
 
 
 def _number(given: str | int) -> int:
@@ -41,6 +42,12 @@ def _number(given: str | int) -> int:
 def _stage(given: str) -> str:
     if given not in _STAGES:
         raise typer.BadParameter(f"one of {', '.join(_STAGES)} is needed, not {given!r}")
+    return given
+
+
+def _engine(given: str) -> str:
+    if given not in _ENGINES:
+        raise typer.BadParameter(f"one of {', '.join(_ENGINES)} is needed, not {given!r}")
     return given
 
 
@@ -89,11 +96,23 @@ def run(
         str | None,
         typer.Option("--stage", metavar="|".join(_STAGES), parser=_stage, help="This one alone.", show_default=False),
     ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="|".join(_ENGINES), parser=_engine, help="inspect: a task of inspect_ai.")
+    ] = "moa",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Ask every contender every item, have the answers judged, and compare. Started again, it asks nothing twice."""
     if stage == "score":
         _report(out, data_dir, as_json=as_json)
+        return
+    if engine == "inspect":
+        from moa_graph.cli.eval_inspect import evaluate
+
+        evaluate(
+            benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
+            at_once=concurrency, report=lambda: _report(out, None, as_json=as_json),
+            refused={"--stage": stage, "--budget": budget, "--baseline": baseline, "--data-dir": data_dir},
+        )  # fmt: skip
         return
     with starting():
         from moa_graph.errors import MoAConfigError

@@ -15,10 +15,10 @@ from moa_graph.cli.terminal import Pane, draws, say
 if TYPE_CHECKING:
     from moa_graph.eval.generate import Progress
 
-__all__ = ["Line", "shown", "told"]
+__all__ = ["DRAWN_EVERY", "SAID_EVERY", "Line", "shown", "told"]
 
-_DRAWN_EVERY: Final = 0.2  # seconds
-_SAID_EVERY: Final = 15.0
+DRAWN_EVERY: Final = 0.2  # seconds
+SAID_EVERY: Final = 15.0
 
 
 class Line:
@@ -34,7 +34,7 @@ class Line:
 
     async def tick(self) -> None:
         while True:
-            await asyncio.sleep(_DRAWN_EVERY if self._pane else _SAID_EVERY)
+            await asyncio.sleep(DRAWN_EVERY if self._pane else SAID_EVERY)
             self.show()
 
     def show(self) -> None:

@@ -140,7 +140,11 @@ class MoAModel(ModelAPI):
             model=self.model_name,
             choices=[ChatCompletionChoice(message=message, stop_reason=inspect_messages.stop_reason(last, receipt))],
             usage=inspect_messages.usage([*run.receipts, receipt]),
-            metadata={"moa": receipt, "proposals": _plain(state["proposals"])},
+            metadata={
+                "moa": receipt,
+                "proposals": _plain(state["proposals"]),
+                **({"failed": run.receipts} if run.receipts else {}),
+            },
         )
 
     def _failed(self, error: MoARunError, what: str, run: Attempted) -> ModelOutput:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_judging import AlpacaEval, length_controlled
 from moa_graph.eval.flask import SKILLS, Flask
+from moa_graph.eval.inspect_logs import Inspect
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import Rubric
 from moa_graph.eval.mt_bench import CATEGORIES, MTBench
@@ -31,6 +32,8 @@ def rubric_of(benchmark: str, data_dir: Path | None, baseline: str | None) -> Ru
     """How a benchmark judges; the user's own prompts against `baseline`."""
     if benchmark in RUBRICS:
         return RUBRICS[benchmark](data_dir)
+    if benchmark.startswith("inspect "):
+        return Inspect()
     if baseline is None:
         raise MoAConfigError("your own prompts are judged beside a baseline: give --baseline NAME")
     return Own(baseline)
