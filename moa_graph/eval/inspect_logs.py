@@ -34,7 +34,7 @@ class Inspect:
 
     def score(self, item: Item, contender: str, judgements: Sequence[Mapping[str, Any]]) -> float | None:
         scores = [judgement["score"] for judgement in judgements if judgement["status"] == "ok"]
-        return sum(scores) / len(scores) if len(scores) == item.extra["epochs"] else None
+        return sum(scores) / len(scores) if len(scores) == len(item.turns) else None
 
     def parts(self, item: Item, judgement: Mapping[str, Any]) -> Mapping[str, float]:
         own = {item.category: judgement["score"]} if item.category else {}
@@ -89,8 +89,8 @@ def _item(sample: Any, task: str, index: int, epochs: int) -> Item:
     )
     target = [sample.target] if isinstance(sample.target, str) else list(sample.target)
     return Item(
-        id=_id(task, sample.id), index=index, turns=[said[-1]["content"]],
-        category=task, reference=[text for text in target if text], history=said[:-1], extra={"epochs": epochs},
+        id=_id(task, sample.id), index=index, turns=[said[-1]["content"]] * epochs,
+        category=task, reference=[text for text in target if text], history=said[:-1],
     )  # fmt: skip
 
 

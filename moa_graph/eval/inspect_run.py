@@ -65,7 +65,7 @@ class InspectEvaluation:
             judge = {"name": self.judge, "fingerprint": fingerprint(judge_config(self.judge))}
         configs = {name: {"fingerprint": fingerprint(c), "config": plain(c)} for name, c in self.mixtures.items()}
         return {
-            "version": __version__, "benchmark": f"inspect {self.task}", "engine": "inspect", "seed": self.seed,
+            "version": __version__, "benchmark": f"inspect {self.task}", "items_sha256": None, "seed": self.seed,
             "limit": self.limit, "singles": self.singles, "judge": judge, "baseline": None, "configs": configs,
             "contenders": [one.told() for one in self.contenders],
         }  # fmt: skip
@@ -150,11 +150,14 @@ def _watch(progress: Progress, on_progress: OnProgress, contenders: int) -> None
     """Have inspect_ai tell of each sample that ends."""
     from inspect_ai.hooks import Hooks, SampleEnd, TaskStart, hooks
 
+    tasks: dict[str, int] = {}  # so many samples each, as far as they have begun
+
     @hooks("moa_progress", "how far an evaluation is")
     class _Watching(Hooks):
         async def on_task_start(self, data: TaskStart) -> None:
             epochs = data.spec.config.epochs or 1
-            progress.total = len(data.spec.dataset.sample_ids or ()) * epochs * contenders
+            tasks[data.spec.task] = len(data.spec.dataset.sample_ids or ()) * epochs
+            progress.total = sum(tasks.values()) * contenders
             on_progress(progress)
 
         async def on_sample_end(self, data: SampleEnd) -> None:
