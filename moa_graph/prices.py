@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from moa_graph.errors import MoAConfigError
+from moa_graph.folders import config_folder
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
@@ -256,8 +257,7 @@ def _bare(name: str) -> str:
 def _users() -> Mapping[str, Price]:
     """The prices in the user's file; none where there is no such file, unless `MOA_GRAPH_PRICES` names it."""
     named = os.environ.get("MOA_GRAPH_PRICES")
-    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    path = Path(named).expanduser() if named else Path(folder) / "moa_graph" / "prices.yaml"
+    path = Path(named).expanduser() if named else config_folder() / "prices.yaml"
     where = f"MOA_GRAPH_PRICES: {path}" if named else str(path)
     return _kept(path, where, optional=not named)
 

@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from moa_graph.errors import MoAConfigError, clean, describe
+from moa_graph.folders import data_folder
 
 if TYPE_CHECKING:
     import sqlite3  # loaded when it is used: who only asks what the setting is does not wait for it
@@ -134,8 +135,7 @@ def setting() -> Literal["on", "off", "text"]:
 
 def place() -> Path:
     """The store's file."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "moa_graph" / "runs.sqlite"
+    return data_folder() / "runs.sqlite"
 
 
 def record(

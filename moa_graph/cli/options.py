@@ -1,8 +1,6 @@
 """Options that several commands share, and what they mean."""
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,8 +99,9 @@ def cache_on_disk() -> Any:
     from langgraph.cache.sqlite import SqliteCache
 
     from moa_graph.errors import MoAConfigError
+    from moa_graph.folders import cache_folder
 
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moa_graph"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return SqliteCache[Any](path=str(folder / "answers.sqlite"))

@@ -1,6 +1,5 @@
 """The threads of `moa chat`, kept in SQLite in the user's data folder: their names, and what was last asked in each."""
 
-import os
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from moa_graph.errors import MoAConfigError, describe
+from moa_graph.folders import data_folder
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -40,8 +40,7 @@ class Thread:
 
 def place() -> Path:
     """The history file."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "moa_graph" / "threads.sqlite"
+    return data_folder() / "threads.sqlite"
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from typing import Any, Final
 import httpx2
 
 from moa_graph.errors import MoAConfigError, clean, describe
+from moa_graph.folders import cache_folder
 
 __all__ = ["SETTING", "SOURCES", "Source", "cache_dir", "fetch", "find", "licences", "read", "rows"]
 
@@ -109,7 +110,7 @@ SOURCES: Final[Mapping[str, Source]] = MappingProxyType({
 
 def cache_dir() -> Path:
     """Where downloaded files are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moa_graph" / "data"
+    return cache_folder() / "data"
 
 
 def fetch(
