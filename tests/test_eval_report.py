@@ -91,6 +91,18 @@ async def test_what_models_write_stays_text(report: Path) -> None:
 
 
 @with_chromium
+async def test_policy_lets_no_request_out(report: Path) -> None:
+    """What the page's own script would ask the network for is refused by the browser."""
+    async with browser() as page:
+        await shown(page, report)
+        await page.run("new Promise(done => { const i = new Image(); i.onerror = done; i.src = 'http://127.0.0.1/x' })")
+        assert await page.run("fetch('http://127.0.0.1/y').catch(() => 'refused')") == "refused"
+        assert await page.run("document.body.setAttribute('onclick', 'x()'); document.body.onclick") is None
+        assert len(page.complaints) >= 3
+        assert all("Content Security Policy" in said for said in page.complaints)
+
+
+@with_chromium
 async def test_search_and_filters(report: Path) -> None:
     """Words, category, contender and problems choose questions and answers; scores sort them; the address keeps it."""
     async with browser() as page:

@@ -32,7 +32,6 @@ __all__ = ["page", "write"]
 _BEGINS: Final = "<!doctype html>\n<!-- moa eval report -->\n"
 _TITLES: Final = {"alpaca-eval": "AlpacaEval 2.0", "flask": "FLASK", "mt-bench": "MT-Bench"}
 _FINER: Final = {"alpaca-eval": "data set", "flask": "skill"}
-_IN_JSON: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 def write(directory: Path, out: Path | None = None, data_dir: Path | None = None) -> Path:
@@ -85,6 +84,7 @@ def page(directory: Path, data_dir: Path | None = None) -> Iterator[str]:
         tables=list(_tables(report, items)),
         plots=[{**plot, "svg": markup(plot["svg"])} for plot in illustrated(report)],
         configs={name: _yaml(told["config"]) for name, told in (run.run.get("configs") or {}).items()},
+        controls=list(dict.fromkeys(_controlled(report["contenders"]))),
         licences=data.licences(report["benchmark"]),
         questions=questions,
         style=markup(_file("report.css")),
@@ -101,6 +101,7 @@ class _Questions:
         self._directory, self._items, self._seed = directory, items, report["seed"]
         self._names = [one["name"] for one in report["contenders"]]
         self._rubric = rubric_of(report["benchmark"], None, report["baseline"] or "")
+        self._reference = "Baseline's answer" if report["benchmark"] == "alpaca-eval" else "Reference answer"
         self._lines: list[dict[str, Any]] = []
         compared: Mapping[str, str] = next(iter(report["comparisons"]), {})
         best = [one["name"] for one in sorted(report["contenders"], key=lambda one: -(one["mean"] or 0))]
@@ -119,7 +120,7 @@ class _Questions:
 
     def told(self) -> dict[str, Any]:
         """What the list of questions is made from."""
-        return {"contenders": self._about, "lines": self._lines}
+        return {"contenders": self._about, "lines": self._lines, "reference": self._reference}
 
 
 def _tables(report: Mapping[str, Any], items: Sequence[Item]) -> Iterator[dict[str, Any]]:
@@ -139,6 +140,15 @@ def _tables(report: Mapping[str, Any], items: Sequence[Item]) -> Iterator[dict[s
             }  # fmt: skip
 
 
+def _controlled(contenders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """With what AlpacaEval's win rates are controlled for length, or why they are not."""
+    for found in filter(None, (one.get("alpaca_eval") for one in contenders)):
+        if found["length_controlled_winrate"] is None:
+            yield f"No length-controlled win rate: {found['reason']}."
+        else:
+            yield f"LC: length-controlled, with {found['regularisation']} regularisation data; ± its standard error."
+
+
 def _file(name: str) -> str:
     return files("moa_graph.eval").joinpath("page", name).read_text(encoding="utf-8")
 
@@ -155,7 +165,8 @@ def _sha256(text: str) -> str:
 
 def _json(told: Any) -> str:
     """JSON that no HTML parser finds a tag in."""
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).translate(_IN_JSON)
+    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

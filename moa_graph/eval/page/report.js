@@ -1,7 +1,7 @@
 "use strict";
 // What models wrote reaches the page through textContent alone: it is never parsed as HTML.
 
-const { contenders, lines } = JSON.parse(document.getElementById("told").textContent);
+const { contenders, lines, reference } = JSON.parse(document.getElementById("told").textContent);
 const blocks = document.querySelectorAll("script.question");
 const kept = new Map();
 const $ = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ function opened(k) {
   for (const [name, value] of Object.entries(whole.about ?? {}))
     asked.append(element("p", "soft", `${name}: ${[].concat(value).join(", ")}`));
   whole.reference.forEach((text, t) => {
-    const title = whole.reference.length > 1 ? `Reference answer, turn ${t + 1}` : "Reference answer";
+    const title = whole.reference.length > 1 ? `${reference}, turn ${t + 1}` : reference;
     asked.append(folded(title, element("div", "within", said(text))));
   });
   const cards = element("div", "cards", ...order(k).map((c) => card(k, c, whole.answers[c])));
@@ -328,7 +328,7 @@ async function restore() {
   rows.forEach((row, k) => {
     if (open.has(lines[k].id)) row.open = true;
   });
-  if (open.size) rows.find((row) => row.open)?.scrollIntoView();
+  if (open.size) rows.find((row) => row.open && !row.hidden)?.scrollIntoView();
 }
 
 let waiting = 0;
