@@ -1,5 +1,5 @@
-"""Does mixing help? Mixtures, the single models of the first one, and its best single model in as many calls as it
-makes, on the same questions: answers, cost, seconds, and what a judge prefers.
+"""Does mixing help? Mixtures, the single models of the first one, and the first one with its best single model in the
+place of all proposers, on the same questions: answers, cost, seconds, and what a judge prefers.
 
 comparison = await compare({"ours": MoAConfig.preset("moa-lite")}, ["Why is the sky blue?"], "openai:gpt-6-sol")
 for standing in comparison.standings:
@@ -57,9 +57,9 @@ async def compare(
     """Ask every contender every question, and a judge whose answers are better.
 
     given: mixtures by name; the first is the baseline. questions: texts, or what a graph takes. alone: compare with
-    each single model of the baseline as well, and with the best of them in as many calls. budget: a shared one, for
-    all of it, in place of the mixtures' own; contenders that it stops are told as such. concurrency: how many runs,
-    and pairs that are judged, at once. tell: is told after each of them how far it is.
+    each single model of the baseline as well, and with the best of them in the place of all proposers. budget: a shared
+    one, for all of it, in place of the mixtures' own; contenders that it stops are told as such. concurrency: how many
+    runs, and pairs that are judged, at once. tell: is told after each of them how far it is.
 
     A contender that fails on a question does not stop the others. Raises MoAConfigError where a mixture or the judge
     cannot be made, before anybody is asked.
@@ -144,7 +144,7 @@ class Match:
                 group.create_task(self._question(k, standings))
 
     async def _ask_single_proposer(self) -> None:
-        """The best single model in as many calls as the first mixture makes."""
+        """The first mixture with the best single model in the place of all proposers."""
         first, notes = self.comparison.baseline.contender, self.comparison.notes
         best = _best(self._own)
         self.comparison.best = best.name if best else None

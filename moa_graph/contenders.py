@@ -1,18 +1,23 @@
-"""Who is compared: mixtures, each single model of one, and one model alone in as many calls as a mixture makes."""
+"""Who is compared: mixtures, each single model of one, and one model in the place of all proposers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig
+from moa_graph.config import LayerConfig, MoAConfig, ProposerConfig
 from moa_graph.panel import slug
 
-__all__ = ["Contender", "Kind", "mixtures", "single_proposer", "singles"]
+__all__ = [
+    "Contender", "Kind", "alone", "members", "mixtures", "proposers", "repeated", "single_proposer", "singles",
+]  # fmt: skip
 
 Kind = Literal["mixture", "single", "single-proposer"]
 
-_KEPT: Final = ("temperature", "max_tokens", "policy", "rate_limits", "prompt", "budget", "prices")
+_KEPT: Final = ("temperature", "max_tokens", "policy", "rate_limits", "budget", "prices")
 """What a mixture says of all its models."""
+
+_ALIKE: Final = {"route": None, "roles": None}
+"""What is left out where all proposers are one model."""
 
 
 @dataclass(frozen=True)
@@ -37,61 +42,76 @@ def mixtures(given: Mapping[str, MoAConfig]) -> list[Contender]:
 
 
 def singles(mixture: MoAConfig, taken: Collection[str] = ()) -> list[Contender]:
-    """Each distinct model of a mixture, its final model too, asked once, as the mixture describes it.
-
-    Two are the same where they differ in nothing but the name. `taken`: names that others have.
-    """
-    found: dict[str, ProposerConfig] = {}
-    for member in mixture.members():
-        found.setdefault(_described(mixture, member), member)
+    """Each distinct model of a mixture, its final model too, asked once. `taken`: names that others have."""
     made: list[Contender] = []
-    for member in found.values():
+    for member in members(mixture):
         name = _free(member.name or slug(member.model), {*taken, *(one.name for one in made)})
-        made.append(Contender(name, "single", _alone(mixture, member), member))
+        made.append(Contender(name, "single", alone(mixture, member), member))
     return [one for one in made if not _same(one.config, mixture)]
 
 
 def single_proposer(mixture: MoAConfig, single: Contender, taken: Collection[str] = ()) -> Contender | None:
-    """A mixture of the same shape, each place of which, the final one too, is taken by one model: so it makes as many
-    calls. `None`: the mixture has no proposers, or is one of this model alone already.
+    """A mixture with one model in the place of each proposer, as `repeated` makes it. `None`: there is no such."""
+    assert single.member is not None
+    if (made := repeated(mixture, single.member)) is None:
+        return None
+    sizes = [str(sum(one.samples for one in panel)) for panel in mixture.panels()]
+    return Contender(_free(f"{'+'.join(sizes)} x {single.name}", taken), "single-proposer", made, single.member)
+
+
+def members(mixture: MoAConfig) -> list[ProposerConfig]:
+    """Each distinct model of a mixture as it describes it, whatever its role there; the final one, if any, too.
+
+    Two are the same where they differ in nothing that makes a difference to an answer.
     """
-    member = single.member
-    assert member is not None
-    sizes = [sum(one.samples for one in panel) for panel in mixture.panels()][: mixture.depth - 1]
-    if not sizes:
+    return _distinct(mixture, [*proposers(mixture), *mixture.finals[:1]])
+
+
+def proposers(mixture: MoAConfig) -> list[ProposerConfig]:
+    """Each distinct model of its panels, whatever its role there."""
+    panels = [one.proposers if isinstance(one, LayerConfig) else [one] for one in mixture.proposers]
+    return _distinct(mixture, [model for panel in panels for model in panel])
+
+
+def alone(mixture: MoAConfig, model: ProposerConfig) -> MoAConfig:
+    """One model of a mixture, asked once."""
+    said = {name: getattr(mixture, name) for name in _KEPT if name in mixture.model_fields_set}
+    return MoAConfig(proposers=[], aggregator=[_times(model, 1)], layers=1, **said)
+
+
+def repeated(mixture: MoAConfig, model: ProposerConfig) -> MoAConfig | None:
+    """A mixture with one model in the place of each proposer, and its own final model: the paper's single-proposer
+    setting. It makes as many calls. Nobody is to be chosen among copies, and none has a role.
+
+    `None`: the mixture has no proposers, or is one of this model alone already.
+    """
+    if mixture.depth == 1:
         return None
     layers = [layer for layer in mixture.proposers if isinstance(layer, LayerConfig)]
-    panels: list[Any] = [
-        layer.model_copy(update={"proposers": [_times(member, size)], "roles": None})
-        for layer, size in zip(layers, sizes, strict=False)
-    ]
-    own = {"proposers": panels or [_times(member, sizes[0])], "aggregator": _last(mixture, member), "roles": None}
-    made = mixture.model_copy(update=own)
-    if _same(made, mixture):
-        return None
-    said = f"{'+'.join(map(str, sizes if layers else sizes[:1]))} x {single.name}"
-    return Contender(_free(said, taken), "single-proposer", made, member)
+    places = [layer.model_copy(update={**_ALIKE, "proposers": [_many(model, layer.proposers)]}) for layer in layers]
+    panels: Sequence[Any] = places or [_many(model, mixture.proposers)]
+    made = mixture.model_copy(update={**_ALIKE, "proposers": panels})
+    return None if _same(made, mixture) else made
 
 
-def _last(mixture: MoAConfig, member: ProposerConfig) -> Any:
-    """What a mixture does at the end, with this model in place of its own."""
-    if isinstance(mixture.aggregator, AggregatorConfig):
-        return mixture.aggregator.mapped(lambda _: _times(member, 1))
-    return [_times(member, 1)]
-
-
-def _alone(mixture: MoAConfig, member: ProposerConfig) -> MoAConfig:
-    said = {name: getattr(mixture, name) for name in _KEPT if name in mixture.model_fields_set}
-    return MoAConfig(proposers=[], aggregator=[_times(member, 1)], layers=1, **said)
+def _many(model: ProposerConfig, instead_of: Sequence[Any]) -> ProposerConfig:
+    return _times(model, sum(one.samples for one in instead_of))
 
 
 def _times(member: ProposerConfig, samples: int) -> ProposerConfig:
-    return member.model_copy(update={"samples": samples})
+    return member.model_copy(update={"samples": samples, "name": None})
+
+
+def _distinct(mixture: MoAConfig, models: Sequence[ProposerConfig]) -> list[ProposerConfig]:
+    found: dict[str, ProposerConfig] = {}
+    for model in models:
+        found.setdefault(_described(mixture, model), model)
+    return list(found.values())
 
 
 def _described(mixture: MoAConfig, member: ProposerConfig) -> str:
     """All that makes a difference to its answer."""
-    said = member.model_dump(exclude={"name", "samples"})
+    said = member.model_dump(exclude={"name", "samples", "timeout", "retries"})
     general = {name: getattr(mixture, name) for name in ("temperature", "max_tokens")}
     return repr(said | {name: said[name] if name in member.model_fields_set else general[name] for name in general})
 

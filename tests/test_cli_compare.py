@@ -50,7 +50,10 @@ def test_a_question_to_everybody(moa: Moa, server: RecordingServer):  # noqa: F8
     assert list(table(ran)) == ["ours.yaml", "a", "b", "c", "2 x a"]
     assert [row["calls"] for row in table(ran).values()] == ["3", "1", "1", "1", "3"]
     assert "Judged against ours.yaml by openai:judge, blind and in both orders; a tie counts half." in ran.out
-    assert "2 x a, one model alone in as many calls: score 50%; one question does not tell which is better." in ran.out
+    assert (
+        "2 x a, one model in the place of all proposers: score 50%; one question does not tell which is better."
+        in ran.out
+    )
     assert "a was chosen as the best single model on these same questions, which favours it." in ran.out
     first, expected, took = ran.err.splitlines()
     assert first == "ours.yaml (as asked); judge: openai:judge"

@@ -58,7 +58,7 @@ def by_name(comparison: Comparison) -> dict[str, Standing]:
 
 
 async def test_everybody_answers_every_question(server: RecordingServer):
-    """The mixtures, each single model, and at the end the best one in as many calls."""
+    """The mixtures, each single model, and at the end the best one in the place of all proposers."""
     given = {"ours": described(server), "other": described(server, layers=3)}
     found = await compare(given, ["Why?", "How?"], preferring(sol_is_best))
     asked = {standing.name: (standing.kind, standing.count("ok")) for standing in found.standings}
@@ -73,10 +73,11 @@ async def test_everybody_answers_every_question(server: RecordingServer):
 
 
 async def test_the_single_proposer_mixture_makes_as_many_calls(server: RecordingServer):
-    """By its receipts, and as the server has counted them: all of the best single model."""
+    """By its receipts, and as the server has counted them: the best single model proposes, the final one stays."""
     found = by_name(await compare({"ours": described(server, layers=3)}, ["Why?"], preferring(sol_is_best)))
     assert found["2 x sol"].mean("calls") == found["ours"].mean("calls") == 5
-    assert len(server.requests_for("sol")) == 2 + 1 + 5  # in the mixture, alone, and in every place
+    assert len(server.requests_for("sol")) == 2 + 1 + 4  # in the mixture, alone, and in the place of all proposers
+    assert len(server.requests_for("terra")) == 1 + 1 + 1
 
 
 async def test_the_judge_is_blind(server: RecordingServer):
@@ -96,7 +97,7 @@ async def test_everybody_is_judged_against_the_first_mixture(server: RecordingSe
     assert judge.calls == 4 * 2 * 2
     assert found["ours"].preferences == []
     scores = {name: standing.scores for name, standing in found.items()}
-    assert scores == {"ours": [], "luna": [0, 0], "sol": [1, 1], "terra": [0.5, 0.5], "2 x sol": [1, 1]}
+    assert scores == {"ours": [], "luna": [0, 0], "sol": [1, 1], "terra": [0.5, 0.5], "2 x sol": [0.5, 0.5]}
 
 
 async def test_a_judge_that_always_says_a_finds_ties(server: RecordingServer):

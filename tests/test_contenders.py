@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moa_graph import MoAConfig
-from moa_graph.contenders import mixtures, single_proposer, singles
+from moa_graph.contenders import members, mixtures, repeated, single_proposer, singles
 from moa_graph.testing import ScriptedChatModel
 
 A, B, C = ("openai:a", "openai:b", "openai:c")
@@ -71,14 +71,15 @@ def test_a_plain_call_is_not_compared_with_itself():
         ({"select": {"top_k": {"k": 1, "judge": C}}}, "2 x b"),
     ],
 )
-def test_one_model_alone_makes_as_many_calls(changes: dict[str, Any], name: str):
-    """In every place of the mixture's shape, the final one too, and with its steps."""
+def test_one_model_in_the_place_of_all_proposers(changes: dict[str, Any], name: str):
+    """It makes as many calls, in the mixture's shape, with its steps and its own final model."""
     mixture = described(**changes)
     single = next(one for one in singles(mixture) if one.name == "b")
     made = single_proposer(mixture, single)
     assert made is not None
     assert (made.name, calls(made.config)) == (name, calls(mixture))
-    assert {member.model for member in made.config.members()} == {B}
+    assert {one.model for panel in made.config.panels() for one in panel} == {B}
+    assert made.config.finals == mixture.finals
     assert made.config.build(stand_in=lambda _: ScriptedChatModel()).name == "moa"
 
 
@@ -87,6 +88,30 @@ def test_nothing_to_be_made_of_one_model(changes: dict[str, Any]):
     """A mixture without proposers, and one that is single-proposer already, have no such counterpart."""
     mixture = described(**changes)
     assert single_proposer(mixture, singles(mixture)[0]) is None
+
+
+def test_copies_have_no_route_and_no_roles():
+    """Nobody is chosen among copies of one model, in a layer of its own neither."""
+    routed = {"route": {"model": C}}
+    mixture = described(proposers=[{"proposers": [A, B], **routed}, [A, B]], layers=None, roles=["Brief.", "Long."])
+    made = repeated(mixture, members(mixture)[0])
+    assert made is not None
+    assert [layer.route for layer in made._layers()] == [None, None]
+    assert {one.system for panel in made.panels() for one in panel} == {None}
+
+
+def test_the_final_model_in_all_places():
+    """Where the one model is the final one too, nobody else is asked: Self-MoA."""
+    mixture = described()
+    made = repeated(mixture, mixture.finals[0])
+    assert made is not None
+    assert {one.model for one in made.members()} == {C}
+
+
+def test_a_role_is_not_the_models():
+    """A model that is there in two roles is one, and is asked without them alone."""
+    mixture = described(proposers=[{"model": A, "samples": 1}, {"model": A, "name": "again"}], roles=["X.", "Y."])
+    assert [(one.model, one.system) for one in members(mixture)] == [(A, None), (C, None)]
 
 
 def test_a_contender_knows_all_its_models():

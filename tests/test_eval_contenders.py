@@ -1,10 +1,13 @@
 """Who is compared with a mixture, and how."""
 
+from pathlib import Path
+
 import pytest
 
 from moa_graph import MoAConfig, MoAConfigError
 from moa_graph.eval.contenders import adjusted, contenders, fingerprint, plain
-from moa_graph.eval.run import mixtures_named
+from moa_graph.eval.run import Evaluation, mixtures_named
+from tests.evaluation import prompts
 
 TWO = MoAConfig(proposers=["openai:a", "openai:b"], aggregator="openai:c", layers=3)
 
@@ -91,6 +94,14 @@ def test_no_secret_is_kept() -> None:
     assert "secret" not in told
     assert "word@" not in told
     assert "'top_p': 1" in told
+
+
+def test_the_baseline_where_none_is_given(tmp_path: Path) -> None:
+    """The first mixture's final model alone, though it proposes as well, and whatever is compared beside it."""
+    prompts(tmp_path / "own.jsonl", "Why?")
+    first = MoAConfig(proposers=["openai:a", "openai:b"], aggregator="openai:a", layers=2)
+    for mixtures in ({"first": first}, {"first": first, "two": TWO}):
+        assert Evaluation(str(tmp_path / "own.jsonl"), mixtures, tmp_path / "out").baseline == "openai:a"
 
 
 def test_a_mixture_given_twice() -> None:

@@ -63,7 +63,7 @@ def compare(
         bool, typer.Option("--no-singles", help="The mixtures alone, without single models and single-proposer.")
     ] = False,
 ) -> None:
-    """Compare mixtures with each other, with single models, and with the best single model in as many calls.
+    """Compare mixtures with each other, with single models, and with the best in all proposers' place.
 
     Every answer is judged beside that of the first mixture: blind, and in both orders; ties count half.
     """

@@ -157,7 +157,7 @@ def _told(comparison: Comparison) -> Iterator[str]:
                 continue
             who = f"{who}, the best single model"
         elif standing.kind == "single-proposer":
-            who = f"{who}, one model alone in as many calls"
+            who = f"{who}, one model in the place of all proposers"
         yield f"{who}: {_finding(standing, baseline.name)}"
     if comparison.best:
         yield f"{comparison.best} was chosen as the best single model on these same questions, which favours it."

@@ -5,19 +5,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig
+from moa_graph.config import AggregatorConfig, MoAConfig, ProposerConfig
+from moa_graph.contenders import Kind, alone, members, proposers, repeated
 from moa_graph.errors import MoAConfigError
 from moa_graph.models import _thinks
 
 __all__ = ["Contender", "adjusted", "contenders", "fingerprint", "plain"]
 
-Kind = Literal["mixture", "single", "single-proposer"]
-
 _NO_ANSWER_IN: Final = ("description", "retired", "prices", "rate_limits", "budget", "stream_proposers")
-_ALIKE: Final = {"route": None, "roles": None}
-_NOTHING_BESIDE: Final = {**_ALIKE, "select": None, "critique": None, "stop": None}
 _SECRET: Final = re.compile(r"(?i)key|token$|secret|password|headers")
 _USER: Final = re.compile(r"//[^/@]*@")
 
@@ -50,43 +47,15 @@ def contenders(mixtures: Mapping[str, MoAConfig], *, singles: bool = True) -> li
     """
     found = [Contender(name, "mixture", config) for name, config in mixtures.items()]
     for name, config in mixtures.items() if singles else ():
-        models = list(_distinct([*_panel(config), *config.finals[:1]]))
         if config.depth == 1:
             continue
-        found += [Contender(_label(m), "single", alone(config, m), (name,), _label(m)) for m in models]
-        panel = list(_distinct(_panel(config)))
+        found += [Contender(_label(m), "single", alone(config, m), (name,), _label(m)) for m in members(config)]
         found += [
-            Contender(f"single-proposer {_label(m)}", "single-proposer", repeated(config, m), (name,), _label(m))
-            for m in panel
-            if len(panel) > 1
+            Contender(f"single-proposer {_label(m)}", "single-proposer", made, (name,), _label(m))
+            for m in proposers(config)
+            if (made := repeated(config, m))
         ]
     return _named(_merged(found))
-
-
-def alone(config: MoAConfig, model: ProposerConfig) -> MoAConfig:
-    """One model of a mixture, asked once."""
-    one = model.model_copy(update={"samples": 1, "name": None})
-    return config.model_copy(update={**_NOTHING_BESIDE, "proposers": [one], "aggregator": [one], "layers": 1})
-
-
-def repeated(config: MoAConfig, model: ProposerConfig) -> MoAConfig:
-    """A mixture with one model in the place of each proposer: the paper's single-proposer setting.
-
-    Nobody is to be chosen among copies, and none has a role: a route and roles are left out.
-    """
-    members = config.proposers
-    if all(isinstance(one, ProposerConfig) for one in members):
-        return config.model_copy(update={**_ALIKE, "proposers": [_many(model, members)]})
-    layers = [
-        layer.model_copy(update={**_ALIKE, "proposers": [_many(model, layer.proposers)]})
-        for layer in members
-        if isinstance(layer, LayerConfig)
-    ]
-    return config.model_copy(update={**_ALIKE, "proposers": layers})
-
-
-def _many(model: ProposerConfig, instead_of: Sequence[Any]) -> ProposerConfig:
-    return model.model_copy(update={"samples": sum(one.samples for one in instead_of), "name": None})
 
 
 def calls(config: MoAConfig) -> int:
@@ -142,26 +111,6 @@ def fingerprint(config: MoAConfig) -> str:
     """Two mixtures with the same one give answers of the same kind."""
     text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _panel(config: MoAConfig) -> list[ProposerConfig]:
-    """Every proposer, whatever role it has."""
-    given = [one.proposers if isinstance(one, LayerConfig) else [one] for one in config.proposers]
-    return [model for models in given for model in models]
-
-
-def _distinct(models: Sequence[ProposerConfig]) -> Iterator[ProposerConfig]:
-    seen = set()
-    for model in models:
-        if (what := _identity(model)) not in seen:
-            seen.add(what)
-            yield model
-
-
-def _identity(model: ProposerConfig) -> str:
-    said = model.model_dump(exclude={"name", "samples", "timeout", "retries"})
-    sent = {name: said[name] for name in ("temperature", "max_tokens") if name in model.model_fields_set}
-    return json.dumps({**said, "temperature": None, "max_tokens": None, "sent": sent}, sort_keys=True, default=str)
 
 
 def _label(model: ProposerConfig) -> str:

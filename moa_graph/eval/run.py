@@ -10,6 +10,7 @@ from moa_graph import __version__
 from moa_graph.budget import USUAL_OUTPUT
 from moa_graph.choose import choose
 from moa_graph.config import MoAConfig
+from moa_graph.contenders import alone
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
 from moa_graph.eval.alpaca_judging import judge_alpaca_eval, judge_of
@@ -73,11 +74,18 @@ class Evaluation:
     def _chosen_baseline(self) -> str | None:
         names = [one.name for one in self.contenders]
         if self.baseline is None:
-            singles = [one.name for one in self.contenders if one.kind == "single"]
-            return singles[-1] if singles else names[0] if len(names) > 1 else None
+            return self._final_alone() or (names[0] if len(names) > 1 else None)
         if self.baseline not in names:
             raise MoAConfigError(f"there is no contender {self.baseline!r} for a baseline: one of {', '.join(names)}")
         return self.baseline
+
+    def _final_alone(self) -> str | None:
+        """The first mixture's final model; where it has none, the last of its models. `None`: no model is alone."""
+        mixture = next(iter(self.mixtures.values()))
+        models = {fingerprint(alone(mixture, model)) for model in mixture.finals[:1]}
+        singles = [one for one in self.contenders if one.kind == "single" and one.of[0] == next(iter(self.mixtures))]
+        last = [one.name for one in singles if not models or fingerprint(one.config) in models]
+        return last[-1] if last else None
 
     def described(self) -> dict[str, Any]:
         """What is compared, as run.json has it."""
