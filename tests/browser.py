@@ -90,7 +90,6 @@ async def browser() -> AsyncIterator[Page]:
             while b"DevTools listening" not in (said := await process.stderr.readline()):
                 assert said, "Chromium ended before it listened"
             port = said.decode().split("127.0.0.1:")[1].split("/")[0]
-            asyncio.get_running_loop().create_task(process.stderr.read())
             async with aiohttp.ClientSession() as session:
                 pages = await (await session.get(f"http://127.0.0.1:{port}/json/list")).json()
                 address = next(each["webSocketDebuggerUrl"] for each in pages if each["type"] == "page")
@@ -103,5 +102,5 @@ async def browser() -> AsyncIterator[Page]:
                     listening.cancel()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await process.communicate()
         shutil.rmtree(folder, ignore_errors=True)

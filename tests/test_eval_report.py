@@ -113,6 +113,10 @@ async def test_search_and_filters(report: Path) -> None:
         assert await listed(page) == ["Why"]
         await page.run("location.hash = 'q=quagga'")
         await page.until("document.getElementById('count').textContent == '0 of 3 questions'")
+        for who, found in (("", ["Why"]), ("&who=0", ["Why"]), ("&who=3", [])):
+            await page.run(f"location.hash = 'trouble=yes{who}'")
+            await page.until(f"document.getElementById('count').textContent == '{len(found)} of 3 questions'")
+            assert await listed(page) == found
         await page.run("location.hash = 'category=science&sort=up&who=1&open=0'")
         await page.until("document.querySelectorAll('.card').length == 6")
         assert set(await listed(page)) == {"Why", "What"}
@@ -123,6 +127,10 @@ async def test_search_and_filters(report: Path) -> None:
         await page.run("document.getElementById('category').dispatchEvent(new Event('change', {bubbles: true}))")
         await page.until("location.hash.includes('category=books')")
         assert await listed(page) == ["Who"]
+        assert await page.run("document.querySelector('.card h3').textContent") == NAME
+        await page.run("document.getElementById('a').value = '2'")
+        await page.run("document.getElementById('a').dispatchEvent(new Event('change', {bubbles: true}))")
+        await page.until("document.querySelector('.card h3').textContent == 'openai:b'")
 
 
 @with_chromium

@@ -163,7 +163,11 @@ function one(proposal) {
 
 // ---- the list
 
-const troubled = (k) => sum(lines[k].failed) + sum(lines[k].unjudged) + sum(lines[k].lost);
+function troubled(k, who = "") {
+  // How much went wrong, with one contender or with all.
+  const of = (numbers) => (who === "" ? sum(numbers) : numbers[who]);
+  return of(lines[k].failed) + of(lines[k].unjudged) + of(lines[k].lost);
+}
 
 const rows = lines.map((line, k) => {
   const problems = troubled(k) ? element("span", "bad", count(troubled(k), "problem")) : null;
@@ -227,7 +231,7 @@ async function update() {
   const next = [];
   let since = performance.now();
   for (let k = 0; k < lines.length; k++) {
-    const wanted = (category === "" || lines[k].category === category) && (!$("trouble").checked || troubled(k));
+    const wanted = (category === "" || lines[k].category === category) && (!$("trouble").checked || troubled(k, $("who").value));
     next.push(wanted ? matching(k) : null);
     if (performance.now() - since > 40) {
       await new Promise((resolve) => setTimeout(resolve));
@@ -336,7 +340,15 @@ $("q").addEventListener("input", () => {
   clearTimeout(waiting);
   waiting = setTimeout(update, 150);
 });
-$("tools").addEventListener("change", (event) => event.target.id !== "q" && update());
+$("tools").addEventListener("change", (event) => {
+  if (event.target.id === "q") return;
+  if (["a", "b"].includes(event.target.id))
+    rows.forEach((row, k) => {
+      row.children[1]?.remove();
+      if (row.open) row.append(opened(k));
+    });
+  update();
+});
 $("tools").addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", () => address() && restore());
 addEventListener("keydown", (event) => {
