@@ -112,6 +112,15 @@ def test_an_output_sums_up_all_calls(server: RecordingServer, moa: Model) -> Non
     assert [proposal["content"] for proposal in output.metadata["proposals"]] == ["answer of a #1", "answer of b #1"]
 
 
+def test_dollars_are_there_where_prices_are(server: RecordingServer, moa: Model) -> None:
+    """The sum of all calls by the mixture's own prices; of an unknown price nothing is made."""
+    assert ask(moa).usage.total_cost is None
+    prices = {f"openai:{name}": {"input": 0.0, "output": 1e6} for name in "abc"}
+    mixture(Path("two.yaml"), server.base_url, prices=prices)
+    output = ask(get_model("moa/two.yaml", memoize=False))
+    assert output.usage.total_cost == output.usage.output_tokens
+
+
 def test_what_a_call_says_of_sampling_reaches_every_model(server: RecordingServer, moa: Model) -> None:
     """Temperature and max_tokens go to all; `stop` to the final model; the seed decides over the run alone."""
     output = ask(moa, temperature=0.25, max_tokens=99, stop_seqs=["END"], seed=7)

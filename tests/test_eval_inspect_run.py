@@ -116,6 +116,13 @@ def test_a_task_that_is_not_there_leaves_nothing(
     assert [path.name for path in Path("out").iterdir()] == ["lock"]
 
 
+def test_an_interrupt_that_inspect_ai_keeps_to_itself(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives the logs of what has ended by then, and the exit code is that of an interrupt."""
+    monkeypatch.setattr(inspect_ai, "eval_set", lambda *_, **__: (False, []))
+    assert run(["eval", "run", "t.py", "--engine", "inspect", "-c", "two.yaml", "-o", "out"]) == 130
+    assert Path("out/run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -215,6 +222,14 @@ def test_a_score_that_is_none_is_counted_and_not_made_up(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     [one] = recorded(tmp_path, sample(1, value, called(output("x", 3), "solvers")))["contenders"]
     assert (one["mean"], one["scored"], one["unparsed"], one["answered"]) == (None, 0, 1, 1)
+
+
+def test_an_item_counts_with_all_its_epochs(tmp_path: Path, monkeypatch: Any) -> None:
+    """Where one epoch has no score, the item is in no mean."""
+    monkeypatch.chdir(tmp_path)
+    asked = called(output("x", 3), "solvers")
+    [one] = recorded(tmp_path, sample(1, "C", asked), sample(2, "refused", asked))["contenders"]
+    assert (one["mean"], one["scored"], one["unparsed"]) == (None, 0, 1)
 
 
 def test_a_score_of_parts_is_their_mean(tmp_path: Path, monkeypatch: Any) -> None:

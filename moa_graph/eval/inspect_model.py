@@ -105,7 +105,7 @@ class MoAModel(ModelAPI):
             self._unfinished, self._graphs, self._told = Unfinished(), dict[str, Any](), set[str]()
             self._graph(self._config, {})
         except MoAConfigError as error:
-            raise prerequisite(f"moa/{model_name}: {error}") from None
+            raise prerequisite(f"{error} (moa/{model_name})") from None
         self.base_url = _STANDS_FOR + fingerprint(self._config)  # inspect's cache goes by it, and not by the mixture
 
     async def generate(
@@ -122,7 +122,7 @@ class MoAModel(ModelAPI):
             given = inspect_messages.given(tools, tool_choice, config)
             graph = self._graph(adjusted(self._config, config.temperature, config.max_tokens), given)
         except MoAConfigError as error:
-            raise prerequisite(f"moa/{self.model_name}: {error}") from None
+            raise prerequisite(f"{error} (moa/{self.model_name})") from None
         what = _digest(messages, given, config)
         run = self._unfinished.begin(what, _seed(what, config.seed))
         try:

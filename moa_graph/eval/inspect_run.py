@@ -97,7 +97,7 @@ class InspectEvaluation:
             record(directory, logs, self.seed)
             progress.failed = len(directory.answers) - _answered(directory)
             progress.stopped = next((why for one in heads if (why := _why(one)) and not progress.failed), "")
-        if any(head.status == "cancelled" for head in heads):
+        if not all(logs.values()) or any(head.status not in ("success", "error") for head in heads):
             raise KeyboardInterrupt
         return progress
 
