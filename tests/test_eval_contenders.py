@@ -88,11 +88,12 @@ def test_fingerprint() -> None:
 
 
 def test_no_secret_is_kept() -> None:
-    """Keys among the parameters, and a user in an address, do not reach a file."""
-    model = {"model": "openai:a", "base_url": "http://me:word@host/v1", "params": {"api_key": "sk-secret", "top_p": 1}}
+    """Keys among the parameters, a user and a key in an address do not reach a file."""
+    address = "http://me:word@host/v1?version=2&api-key=sk-secret"
+    model = {"model": "openai:a", "base_url": address, "params": {"api_key": "sk-secret", "top_p": 1}}
     told = str(plain(MoAConfig(proposers=[model], aggregator=model)))
     assert "secret" not in told
-    assert "word@" not in told
+    assert "http://host/v1?version=2&api-key=***'" in told
     assert "'top_p': 1" in told
 
 

@@ -16,7 +16,7 @@ __all__ = ["Contender", "adjusted", "contenders", "fingerprint", "plain"]
 
 _NO_ANSWER_IN: Final = ("description", "retired", "prices", "rate_limits", "budget", "stream_proposers")
 _SECRET: Final = re.compile(r"(?i)key|token$|secret|password|headers")
-_USER: Final = re.compile(r"//[^/@]*@")
+_IN_ADDRESS: Final = re.compile(r"(?i)(?<=//)[^/@]*@|(?<=[?&])([^=&#]*(?:key|token|secret|password|sig)[^=&#]*=)[^&#]*")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _clean(name: str, value: Any) -> Any:
         return {inner: _clean(inner, each) for inner, each in value.items()}
     if isinstance(value, list):
         return [_clean(name, each) for each in value]
-    return _USER.sub("//", value) if name == "base_url" and isinstance(value, str) else value
+    if name == "base_url" and isinstance(value, str):
+        return _IN_ADDRESS.sub(lambda found: f"{found[1]}***" if found[1] else "", value)
+    return value
 
 
 def fingerprint(config: MoAConfig) -> str:
