@@ -3,12 +3,15 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from statistics import fmean
 from typing import Final, NamedTuple
 
 __all__ = ["DRAWS", "Interval", "bootstrap", "sign_test"]
 
 DRAWS: Final = 2000
+_KEPT: Final = 4_000_000  # places in draws, of 8 bytes
 
 
 class Interval(NamedTuple):
@@ -39,10 +42,22 @@ def bootstrap(
     """
     if not values:
         raise ValueError("an interval needs at least one value")
-    dice, size = random.Random(seed), len(values)  # noqa: S311 - lots, no secrets
-    drawn = sorted(statistic(dice.choices(values, k=size)) for _ in range(draws))
+    size = len(values)
+    if size > 1 and size * draws <= _KEPT:
+        samples = (draw(values) for draw in _draws(size, draws, seed))
+    else:
+        dice = random.Random(seed)  # noqa: S311 - lots, no secrets
+        samples = (dice.choices(values, k=size) for _ in range(draws))
+    drawn = sorted(map(statistic, samples))
     tail = (1 - level) / 2
     return Interval(statistic(values), _quantile(drawn, tail), _quantile(drawn, 1 - tail))
+
+
+@lru_cache(maxsize=2)
+def _draws(size: int, draws: int, seed: int) -> list[Callable[[Sequence[float]], Sequence[float]]]:
+    """What is drawn of any sequence of this size: to draw takes longer than to take what was drawn."""
+    dice, places = random.Random(seed), [*range(size)]  # noqa: S311 - lots, no secrets
+    return [itemgetter(*dice.choices(places, k=size)) for _ in range(draws)]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
