@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from moa_graph.errors import MoARunError
+from moa_graph.eval.inspect_messages import answered, stop_reason
 from tests.evaluation import mixture
 from tests.server import Behaviour, RecordingServer
 
@@ -33,7 +34,8 @@ from inspect_ai.model import (
     Model,
     get_model,
 )
-from inspect_ai.tool import ToolCall, ToolInfo, ToolParams
+from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo, ToolParams
+from langchain_core.messages import AIMessage
 
 # inspect_ai's own: how it calls tenacity
 pytestmark = pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning")
@@ -163,6 +165,47 @@ def test_a_conversation_keeps_its_roles_and_the_final_model_has_the_tools(server
     [proposer] = of(server, "a")
     assert "tools" not in proposer
     assert proposer["messages"][-1]["content"] == "[result of weather]\nsunny"
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        ("auto", None),
+        ("any", "required"),
+        ("none", "none"),
+        (ToolFunction("weather"), {"type": "function", "function": {"name": "weather"}}),
+    ],
+)
+def test_which_tool_is_to_be_called(server: RecordingServer, moa: Model, choice: ToolChoice, sent: Any) -> None:
+    """inspect's words for it are the provider's."""
+    weather = ToolInfo(name="weather", description="of a city", parameters=ToolParams())
+    asyncio.run(moa.api.generate([ChatMessageUser(content="Why?")], [weather], choice, GenerateConfig()))
+    assert of(server, "c")[0].get("tool_choice") == sent
+
+
+def test_a_tool_call_is_given_back_and_a_broken_one_says_why() -> None:
+    """inspect_ai calls the tool, and tells the model of arguments that are no JSON."""
+    whole = {"name": "weather", "args": {"city": "Rome"}, "id": "1"}
+    broken = {"name": "weather", "args": "{city", "id": "2", "error": None}
+    message = AIMessage("Let me see.", tool_calls=[whole], invalid_tool_calls=[broken])
+    made = answered(message, "moa")
+    assert made.text == "Let me see."
+    assert [(call.id, call.function, call.arguments) for call in made.tool_calls or []] == [
+        ("1", "weather", {"city": "Rome"}),
+        ("2", "weather", {}),
+    ]
+    assert "{city" in str((made.tool_calls or [])[1].parse_error)
+    assert stop_reason(message, {"final": {}}) == "tool_calls"  # type: ignore[typeddict-item]
+
+
+def test_two_runs_of_the_same_question_share_nothing(server: RecordingServer, moa: Model) -> None:
+    """Epochs ask the same at the same time, and each is to have answers of its own."""
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(moa.generate("Why?"), moa.generate("Why?"))
+
+    assert {output.completion for output in asyncio.run(both())} == {"answer of c #1", "answer of c #2"}
+    assert len(server.requests) == 6
 
 
 def test_an_answer_cut_at_max_tokens_says_so(server: RecordingServer, moa: Model) -> None:

@@ -97,7 +97,10 @@ def run(
         typer.Option("--stage", metavar="|".join(_STAGES), parser=_stage, help="This one alone.", show_default=False),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="|".join(_ENGINES), parser=_engine, help="inspect: a task of inspect_ai.")
+        str,
+        typer.Option(
+            "--engine", metavar="|".join(_ENGINES), parser=_engine, help="inspect: BENCHMARK is a task of inspect_ai."
+        ),
     ] = "moa",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
