@@ -1,7 +1,8 @@
 """Questions to ask, one after the other: what is given as a text or as messages, and JSONL files of them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,12 +10,12 @@ from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messag
 
 from moa_graph.errors import MoAConfigError, clean
 
-__all__ = ["KEYS", "Conversation", "conversation", "read_questions"]
+__all__ = ["KEYS", "Conversation", "conversation", "read_questions", "rows"]
 
 Conversation = list[BaseMessage]
 
 KEYS: Final = ("question", "prompt", "messages")
-"""Where a line of a JSONL file may have its question; the first of them counts."""
+"""Where a line of a JSONL file may have its question: in one of them."""
 
 
 def conversation(given: Any) -> Conversation:
@@ -42,6 +43,14 @@ def read_questions(path: Path, limit: int | None = None) -> list[Conversation]:
 
     Raises MoAConfigError naming the file and the line.
     """
+    return [_question(row[key], key, where) for where, key, row in islice(rows(path), limit)]
+
+
+def rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The lines of a JSONL file of questions: file and line, which of `KEYS` it has its question in, the object.
+
+    Raises MoAConfigError for a file without any, and a line that is no object with one of `KEYS`.
+    """
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -50,28 +59,31 @@ def read_questions(path: Path, limit: int | None = None) -> list[Conversation]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise MoAConfigError(f'{path}: there is no question in it: one object a line, {{"question": "…"}}')
-    return _read(path, lines[:limit])
-
-
-def _read(path: Path, lines: Iterable[tuple[int, str]]) -> list[Conversation]:
-    questions = []
     for number, line in lines:
-        try:
-            questions.append(_question(line))
-        except MoAConfigError as error:
-            raise MoAConfigError(f"{path}, line {number}: {error}") from error
-    return questions
+        where = f"{path}, line {number}"
+        yield where, *_object(line, where)
 
 
-def _question(line: str) -> Conversation:
+def _object(line: str, where: str) -> tuple[str, dict[str, Any]]:
     try:
-        given = json.loads(line)
+        row = json.loads(line)
     except ValueError as error:
-        raise MoAConfigError(f"not JSON ({error})") from error
-    if not isinstance(given, dict):
-        raise MoAConfigError(f'an object with one of {", ".join(KEYS)} is needed, such as {{"question": "…"}}')
-    if (key := next((key for key in KEYS if key in given), None)) is None:
-        raise MoAConfigError(f"none of {', '.join(KEYS)} is in it, but {', '.join(map(str, given)) or 'nothing'}")
-    if not isinstance(given[key], str if key != "messages" else list):
-        raise MoAConfigError(f"{key} is no {'list' if key == 'messages' else 'text'}")
-    return conversation(given[key])
+        raise MoAConfigError(f"{where}: this is not JSON ({error})") from error
+    if not isinstance(row, dict):
+        needed = f'an object with one of {", ".join(KEYS)} is needed, such as {{"question": "…"}}'
+        raise MoAConfigError(f"{where}: {needed}, not {line.strip()[:40]}")
+    given = [key for key in KEYS if key in row]
+    if not given:
+        raise MoAConfigError(f"{where}: none of {', '.join(KEYS)} is in it, but {', '.join(row) or 'nothing'}")
+    if len(given) > 1:
+        raise MoAConfigError(f"{where}: there are {' and '.join(given)} in it: give one of them")
+    return given[0], row
+
+
+def _question(given: Any, key: str, where: str) -> Conversation:
+    if not isinstance(given, str if key != "messages" else list):
+        raise MoAConfigError(f"{where}: {key} is no {'list' if key == 'messages' else 'text'}")
+    try:
+        return conversation(given)
+    except MoAConfigError as error:
+        raise MoAConfigError(f"{where}: {error}") from error

