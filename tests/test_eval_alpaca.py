@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from moa_graph import MoAConfig, MoAConfigError
-from moa_graph.errors import MoARunError
-from moa_graph.eval import alpaca_eval
+from moa_graph.eval import alpaca_eval, alpaca_judging
 from moa_graph.eval import run as run_module
+from moa_graph.eval.alpaca_eval import JudgeError
 from moa_graph.eval.alpaca_judging import judge_of
+from moa_graph.eval.alpaca_usage import NOTHING, whole
 from moa_graph.eval.score import score
 from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, with_data
 
@@ -28,22 +29,38 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgingS
 
 
 class Annotator:
-    """In the place of `annotate`: prefers the contender with 0.75; the third pair cannot be read."""
+    """In the place of `annotate`: prefers the contender with 0.75, for 1,000 tokens in and one out; the third pair
+    cannot be read.
+    """
 
     def __init__(self, fails_after: int | None = None) -> None:
         self.asked: list[str] = []
         self.fails_after = fails_after
 
     def __call__(
-        self, outputs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], *, judge: Any, on_judged: Any
-    ) -> None:
+        self, outputs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], *, judge: Any
+    ) -> list[dict[str, Any]]:
         assert judge.model == "judge"
+        usage, found = {"input_tokens": 1000, "output_tokens": 1}, list[dict[str, Any]]()
         for ours, theirs in zip(outputs, baseline, strict=True):
             if len(self.asked) == self.fails_after:
-                raise MoARunError("the judge failed")
+                failed = JudgeError("the judge failed")
+                failed.used = [usage] * len(found)
+                raise failed
             assert ours["instruction"] == theirs["instruction"]
             self.asked.append(ours["instruction"])
-            on_judged([{"instruction": ours["instruction"], "preference": None if len(self.asked) == 3 else 1.75}])
+            preference = None if len(self.asked) == 3 else 1.75
+            found.append({"instruction": ours["instruction"], "preference": preference, "usage": usage})
+        return found
+
+
+def priced(server: JudgingServer) -> None:
+    """$0.1 for a judgement, nothing for an answer."""
+    prices = {"judge": {"input": 100, "output": 0}, **{name: {"input": 0, "output": 0} for name in "abc"}}
+    mixture(Path("two.yaml"), server.base_url, prices=prices)
+    model = {"model": "openai:judge", "base_url": server.base_url}
+    described = {"proposers": [model], "aggregator": model, "layers": 1, "prices": prices}
+    Path("judge.yaml").write_text(json.dumps(described), encoding="utf-8")
 
 
 ARGUMENTS = ["--no-singles", "--data-dir", str(DATA), "-n", "5"]
@@ -73,27 +90,58 @@ def test_judged_and_scored(
 
 @with_data
 def test_judge_that_fails(server: JudgingServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was judged before the judge failed is kept, and the same command asks for the rest."""
-    monkeypatch.setattr(alpaca_eval, "annotate", first := Annotator(fails_after=2))
+    """Batches that were judged before it failed are kept, what was paid for in the last one is counted, and the same
+    command asks for the rest.
+    """
+    monkeypatch.setattr(alpaca_judging, "_BATCH", 2)
+    priced(server)
+    monkeypatch.setattr(alpaca_eval, "annotate", first := Annotator(fails_after=3))
     assert evaluate(*ARGUMENTS, benchmark="alpaca-eval") == 1
+    assert [(line["status"], line["receipt"]["cost_usd"]) for line in lines("judgements.jsonl")] == [
+        ("ok", 0.1),
+        ("ok", 0.1),
+        ("failed", 0.1),
+    ]
     monkeypatch.setattr(alpaca_eval, "annotate", second := Annotator())
     evaluate(*ARGUMENTS, benchmark="alpaca-eval")
-    assert len(first.asked) == 2
-    assert len(second.asked) == 3
-    assert not set(first.asked) & set(second.asked)
+    assert (len(first.asked), len(second.asked)) == (3, 3)
+    assert set(first.asked) & set(second.asked) == {first.asked[2]}
 
 
 @with_data
-def test_no_budget_for_its_judge(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A budget that its judge would not keep is refused, not ignored."""
-    prices = {name: {"input": 0, "output": 1} for name in ("a", "b", "c", "judge")}
-    mixture(Path("two.yaml"), server.base_url, prices=prices)
-    model = {"model": "openai:judge", "base_url": server.base_url}
-    text = json.dumps({"proposers": [model], "aggregator": model, "layers": 1, "prices": prices})
-    Path("judge.yaml").write_text(text, encoding="utf-8")
-    assert evaluate(*ARGUMENTS, "--budget", "1", benchmark="alpaca-eval") == 2
-    assert "knows of no --budget" in capsys.readouterr().err
+def test_budget(server: JudgingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its judge's cost is counted, and it is asked no further than the money goes; a higher budget goes on."""
+    priced(server)
+    assert evaluate(*ARGUMENTS, "--stage", "generate", benchmark="alpaca-eval") == 0
+    monkeypatch.setattr(alpaca_eval, "annotate", annotator := Annotator())
+    capsys.readouterr()
+    assert evaluate(*ARGUMENTS, "--stage", "judge", "--budget", "0.35", benchmark="alpaca-eval") == 1
+    assert "judgements are missing: $" in capsys.readouterr().err.splitlines()[-1]
+    asked = len(annotator.asked)
+    assert 0 < asked < 5
+    assert score(Path("out"))["spent_usd_at_least"] == pytest.approx(0.1 * asked)
+    assert evaluate(*ARGUMENTS, "--stage", "judge", "--budget", "0.05", benchmark="alpaca-eval") == 2
+    assert "the budget of $0.05 is spent" in capsys.readouterr().err
+    assert evaluate(*ARGUMENTS, "--stage", "judge", "--budget", "5", benchmark="alpaca-eval") == 0
+    assert len(annotator.asked) == 5
+
+
+@with_data
+def test_budget_without_a_price(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A budget that cannot be kept is refused, not ignored."""
+    assert evaluate(*ARGUMENTS, "--stage", "judge", "--budget", "1", benchmark="alpaca-eval") == 2
+    assert "budget: usd needs the price of every model" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_what_a_batch_used() -> None:
+    """Of what the package drops an equal share of the rest, to the token; where the server told nothing, nothing."""
+    known, some = {"input_tokens": 10, "output_tokens": 1}, {"input_tokens": 15, "output_tokens": 1}
+    found = whole([known, None, NOTHING, None], [known, some, {**some, "input_tokens": 20}])
+    assert found[0] == known
+    assert found[2] == NOTHING
+    assert [found[1], found[3]] == [{"input_tokens": 17, "output_tokens": 1}, {"input_tokens": 18, "output_tokens": 1}]
+    assert whole([known, None], [known, None]) == [known, None]
 
 
 def test_judge_elsewhere() -> None:

@@ -229,10 +229,13 @@ def test_alpaca_eval(
     """Its proposals are judged by alpaca_eval, each beside the baseline's answer, no instruction twice in a batch."""
     batches: list[list[str]] = []
 
-    def annotate(outputs: Sequence[dict[str, Any]], _: Any, *, judge: Any, on_judged: Any) -> None:
+    def annotate(outputs: Sequence[dict[str, Any]], _: Any, *, judge: Any) -> list[dict[str, Any]]:
         batches.append([ours["output"] for ours in outputs])
         assert len({ours["instruction"] for ours in outputs}) == len(outputs)
-        on_judged([{"instruction": o["instruction"], "preference": 1.5 + ("red" in o["output"]) / 4} for o in outputs])
+        told = {"usage": {"input_tokens": 9, "output_tokens": 1}}
+        return [
+            {"instruction": o["instruction"], "preference": 1.5 + ("red" in o["output"]) / 4, **told} for o in outputs
+        ]
 
     monkeypatch.setattr(alpaca_eval, "annotate", annotate)
     arguments = ["--no-singles", "--data-dir", str(DATA), "-n", "3", "--stage", "generate", "--concurrency", "1"]

@@ -32,6 +32,7 @@ import yaml
 
 from moa_graph.errors import MoAConfigError, MoARunError, clean, describe
 from moa_graph.eval import data
+from moa_graph.eval.alpaca_usage import NOTHING, Usage, counting, told_of, whole
 from moa_graph.eval.extra import load
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "Annotations",
     "Item",
     "Judge",
+    "JudgeError",
     "Score",
     "annotate",
     "items",
@@ -399,8 +401,14 @@ def write_judge(judge: Judge, folder: str | os.PathLike[str]) -> Path:
     return home
 
 
+class JudgeError(MoARunError):
+    """The judge cannot be asked. `used`: tokens of what it has answered in this batch, and what is lost."""
+
+    used: Sequence[dict[str, int] | None] = ()
+
+
 class Annotation(TypedDict):
-    """What the judge prefers. The fields are those of the leaderboard's annotations, and the item's number."""
+    """What the judge prefers. The fields are those of the leaderboard's annotations, the item's number, and `usage`."""
 
     index: int | None
     instruction: str
@@ -411,6 +419,9 @@ class Annotation(TypedDict):
     annotator: str
     preference: float | None
     """From 1 (the baseline's answer) to 2 (the contender's); `None`: the reply could not be read."""
+    usage: dict[str, int] | None
+    """Tokens in and out; 0 where nobody was asked, since the answers are the same. Of a reply that could not be read,
+    an equal share of what its batch has used beside the others. `None`: the server tells nothing."""
 
 
 def annotate(
@@ -432,7 +443,7 @@ def annotate(
 
     Raises:
         MoAConfigError: an answer that is no text, an instruction twice or without an answer of the baseline.
-        MoARunError: the judge cannot be asked.
+        JudgeError: the judge cannot be asked.
     """
     pairs = _pairs(outputs, baseline)
     found: list[Annotation] = []
@@ -475,25 +486,37 @@ def _by_instruction(records: Sequence[Mapping[str, Any]], where: str) -> dict[st
 
 
 def _judged(pairs: list[dict[str, str]], config: Path, judge: Judge) -> list[Annotation]:
-    annotators = _alpaca_eval("alpaca_eval.annotators")
+    annotators, utils = _alpaca_eval("alpaca_eval.annotators"), _alpaca_eval("alpaca_eval.utils")
     bars = SimpleNamespace(tqdm=lambda done, **_: done)
+    used: list[Usage | None] = []
+    client = counting(used)
     with (
         _one_at_a_time_judges,
         _silent(),
         _replaced(_alpaca_eval("alpaca_eval.decoders.openai"), "tqdm", bars),
-        _replaced(_alpaca_eval("alpaca_eval.utils"), "tqdm", bars),
+        _replaced(utils, "tqdm", bars),
+        _replaced(utils, "import_class", lambda _: client),
     ):
         annotator = annotators.PairwiseAnnotator(annotators_config=config.resolve(), caching_path=None)
         try:
             rows = annotator.annotate_pairs(load("pandas").DataFrame(pairs), chunksize=None)
         except Exception as error:
             where = f"{judge.model} at {clean(judge.base_url)}"
-            raise MoARunError(f"the judge {where} failed: {describe(error)}") from error
+            failed = JudgeError(f"the judge {where} failed: {describe(error)}")
+            failed.used = used
+            raise failed from error
     by_instruction = {row["instruction"]: row for row in rows}
-    return [_annotation(pair, by_instruction[pair["instruction"]], judge) for pair in pairs]
+    found = [by_instruction[pair["instruction"]] for pair in pairs]
+    usages = whole([_usage(pair, row) for pair, row in zip(pairs, found, strict=True)], used)
+    return [_annotation(pair, row, usage, judge) for pair, row, usage in zip(pairs, found, usages, strict=True)]
 
 
-def _annotation(pair: Mapping[str, str], row: Mapping[str, Any], judge: Judge) -> Annotation:
+def _usage(pair: Mapping[str, str], row: Mapping[str, Any]) -> Usage | None:
+    same = pair["output_1"] == pair["output_2"]
+    return {**NOTHING} if same else told_of(row.get("preference_raw_completion"))
+
+
+def _annotation(pair: Mapping[str, str], row: Mapping[str, Any], usage: Usage | None, judge: Judge) -> Annotation:
     said = row.get("preference")
     return Annotation(
         index=_places().get(_digest(pair["instruction"])),
@@ -504,6 +527,7 @@ def _annotation(pair: Mapping[str, str], row: Mapping[str, Any], judge: Judge) -
         generator_2=pair["generator_2"],
         annotator=judge.name or judge.model,
         preference=None if said is None or said != said else float(said),
+        usage=usage,
     )
 
 

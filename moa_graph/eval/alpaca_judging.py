@@ -11,14 +11,16 @@ from typing import Any
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import alpaca_eval, data
+from moa_graph.eval.alpaca_usage import Meter, Usage
 from moa_graph.eval.contenders import Contender
-from moa_graph.eval.generate import OnProgress, Progress
+from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import JUDGED, Answers, Ask
 from moa_graph.eval.store import Lines, RunDirectory
 
 __all__ = ["AlpacaEval", "Answered", "annotate_each", "judge_alpaca_eval", "judge_of", "length_controlled"]
 
+_BATCH = 64
 _GAMED = ("alpaca_eval/df_gamed.csv", "alpaca_eval/df_gamed_reconstructed.csv")
 
 
@@ -38,7 +40,7 @@ class AlpacaEval:
         return {item.category: judgement["score"]}
 
 
-def judge_of(config: MoAConfig, name: str, at_once: int = 5) -> alpaca_eval.Judge:
+def judge_of(config: MoAConfig, name: str, at_once: int = AT_ONCE) -> alpaca_eval.Judge:
     """The judge as alpaca_eval takes it. Raises MoAConfigError for a model that it cannot ask."""
     model = config.finals[0]
     provider, _, called = model.model.partition(":")
@@ -65,14 +67,18 @@ async def judge_alpaca_eval(
     directory: RunDirectory,
     items: Sequence[Item],
     contenders: Sequence[Contender],
-    judge: alpaca_eval.Judge,
+    judge: tuple[str, MoAConfig],
     *,
     seed: int,
+    at_once: int = AT_ONCE,
+    usd: float | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Have every answer judged that is there and is not judged yet: some dozens at a time, contender by contender.
 
-    Raises MoARunError where the judge cannot be asked; what was judged before is kept.
+    usd: what the whole evaluation may spend, all that it has spent so far included.
+    Raises MoAConfigError where nothing is left to spend, MoARunError where the judge cannot be asked; what was judged
+    before is kept.
     """
     answers, answered = directory.answers, {}
     for one in contenders:
@@ -82,7 +88,10 @@ async def judge_alpaca_eval(
             for each, item in zip(fields, items, strict=True)
             if answers.status(answers.key(each)) == "ok"
         ]
-    return await annotate_each(directory.judgements, answered, judge, on_progress=on_progress)
+    left = left_of(usd, directory.spent)
+    return await annotate_each(
+        directory.judgements, answered, judge, at_once=at_once, left=left, on_progress=on_progress
+    )
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,15 @@ class Answered:
 async def annotate_each(
     lines: Lines,
     answered: Mapping[str, Sequence[Answered]],
-    judge: alpaca_eval.Judge,
+    judge: tuple[str, MoAConfig],
     *,
+    at_once: int = AT_ONCE,
+    left: float | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Have judged what is not in the file yet, by who answered: some dozens at a time. None has an item twice.
 
+    left: $ that it may cost; it stops where one more judgement is expected to cost more.
     Raises MoARunError where the judge cannot be asked; what was judged before is kept.
     """
     progress, todo = Progress("judge", 0), {}
@@ -113,39 +125,60 @@ async def annotate_each(
         progress.before += len(each) - len(todo[name])
         progress.unparsed += kept.count("unparsed")
     on_progress(progress)
+    working = _Judging(lines, judge_of(judge[1], judge[0], at_once), Meter(judge[1], left), progress, on_progress)
     for name, pending in todo.items():
-        if pending:
-            await _annotate(lines, name, pending, judge, progress, on_progress)
+        await working.judge(name, pending)
     return progress
 
 
-async def _annotate(
-    lines: Lines,
-    name: str,
-    pending: Sequence[Answered],
-    judge: alpaca_eval.Judge,
-    progress: Progress,
-    on_progress: OnProgress,
-) -> None:
-    by_instruction = {one.item.turns[0]: one.fields for one in pending}
+class _Judging:
+    """The judge at work: batch by batch, as far as the money goes."""
 
-    def keep(batch: Sequence[Mapping[str, Any]]) -> None:
-        for found in batch:
-            preference = found["preference"]
-            said: dict[str, Any] = {"status": "unparsed", "error": "there is no preference in the logprobs"}
-            if preference is not None:
-                said = {"status": "ok", "preference": preference, "score": 100 * ((preference or 1.5) - 1)}
-            lines.append({**by_instruction[found["instruction"]], **said})
-            progress.done += 1
-            progress.unparsed += preference is None
-        on_progress(progress)
+    def __init__(
+        self, lines: Lines, judge: alpaca_eval.Judge, meter: Meter, progress: Progress, on_progress: OnProgress
+    ) -> None:
+        self._lines, self._judge, self._meter = lines, judge, meter
+        self._progress, self._on_progress = progress, on_progress
 
-    pairs = [_pair(one.item, name, one.text()) for one in pending]
-    ours = [{"instruction": p["instruction"], "output": p["output_2"], "generator": name} for p in pairs]
-    theirs = [
-        {"instruction": p["instruction"], "output": p["output_1"], "generator": alpaca_eval.BASELINE} for p in pairs
-    ]
-    await asyncio.to_thread(alpaca_eval.annotate, ours, theirs, judge=judge, on_judged=keep)
+    async def judge(self, name: str, pending: Sequence[Answered]) -> None:
+        """Everything that one contender has answered."""
+        while pending and not self._progress.stopped:
+            texts = ("\n".join([one.item.turns[0], one.item.reference[0], one.text()]) for one in pending)
+            if not (count := self._meter.batch(texts, _BATCH)):
+                self._progress.stopped = self._meter.stopped()
+                return
+            await self._batch(name, pending[:count])
+            pending = pending[count:]
+
+    async def _batch(self, name: str, batch: Sequence[Answered]) -> None:
+        fields = {one.item.turns[0]: one.fields for one in batch}
+        pairs = [_pair(one.item, name, one.text()) for one in batch]
+        ours = [{"instruction": p["instruction"], "output": p["output_2"], "generator": name} for p in pairs]
+        theirs = [
+            {"instruction": p["instruction"], "output": p["output_1"], "generator": alpaca_eval.BASELINE} for p in pairs
+        ]
+        try:
+            found = await asyncio.to_thread(alpaca_eval.annotate, ours, theirs, judge=self._judge)
+        except alpaca_eval.JudgeError as error:
+            if error.used:  # it was paid for, though it says nothing
+                self._keep(batch[0].fields, {"status": "failed", "error": str(error)}, error.used)
+            raise
+        for one in found:
+            self._keep(fields[one["instruction"]], _told(one["preference"]), [one["usage"]])
+            self._progress.done += 1
+            self._progress.unparsed += one["preference"] is None
+        self._on_progress(self._progress)
+
+    def _keep(self, fields: Mapping[str, Any], said: Mapping[str, Any], usages: Sequence[Usage | None]) -> None:
+        receipt = self._meter.receipt(usages)
+        self._progress.usd += receipt["cost_usd_at_least"]
+        self._lines.append({**fields, **said, "receipt": receipt})
+
+
+def _told(preference: float | None) -> dict[str, Any]:
+    if preference is None:
+        return {"status": "unparsed", "error": "there is no preference in the logprobs"}
+    return {"status": "ok", "preference": preference, "score": 100 * ((preference or 1.5) - 1)}
 
 
 def _said(directory: RunDirectory, fields: Mapping[str, Any]) -> str:

@@ -17,7 +17,19 @@ from moa_graph.eval.contenders import Contender, adjusted
 from moa_graph.eval.items import Item
 from moa_graph.eval.store import Calls, Key, RunDirectory, asking_for
 
-__all__ = ["AT_ONCE", "OnProgress", "Progress", "Stage", "answer", "built", "generate", "limit", "seed_of", "spread"]
+__all__ = [
+    "AT_ONCE",
+    "OnProgress",
+    "Progress",
+    "Stage",
+    "answer",
+    "built",
+    "generate",
+    "left_of",
+    "limit",
+    "seed_of",
+    "spread",
+]
 
 Stage = Literal["generate", "judge"]
 
@@ -126,11 +138,15 @@ def limit(usd: float | None, spent: float) -> dict[str, Any]:
 
     Raises MoAConfigError where nothing is left.
     """
-    if usd is None:
-        return {}
-    if spent >= usd:
+    left = left_of(usd, spent)
+    return {} if left is None else {"budget": Budget(usd=left, shared=True)}
+
+
+def left_of(usd: float | None, spent: float) -> float | None:
+    """$ that are left; `None`: nobody has set a limit. Raises MoAConfigError where nothing is left."""
+    if usd is not None and spent >= usd:
         raise MoAConfigError(f"the budget of ${usd:g} is spent: ${spent:.4g} so far; give a higher --budget to go on")
-    return {"budget": Budget(usd=usd - spent, shared=True)}
+    return None if usd is None else usd - spent
 
 
 def built(config: MoAConfig, name: str, usd: float | None) -> Any:

@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +16,9 @@ from typing import Any, Final
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_judging import Answered, annotate_each, judge_of
+from moa_graph.eval.alpaca_usage import expected
 from moa_graph.eval.contenders import fingerprint
-from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, limit
+from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of, limit
 from moa_graph.eval.items import BENCHMARKS, Item, sample
 from moa_graph.eval.judge import JUDGED, Ask, ask_each
 from moa_graph.eval.run import Plan
@@ -161,7 +162,8 @@ class ProposalJudge:
         lines = self.directory.proposals
         left = [text for fields, text in self._texts() if lines.status(lines.key(fields)) not in JUDGED]
         looked_at = left[:: max(1, len(left) // _LOOKED_AT)]
-        made, share = [self.config.estimate(text) for text in looked_at], len(left) / max(1, len(looked_at))
+        estimate = partial(expected, self.config) if self._alpaca else self.config.estimate
+        made, share = [estimate(text) for text in looked_at], len(left) / max(1, len(looked_at))
         cost, least = total(each["cost_usd"] for each in made), known(each["cost_usd_at_least"] for each in made)
         asked = round(share * sum(each["calls"] for each in made))
         return Plan("judge", len(left), asked, None if cost is None else cost * share, least * share)
@@ -206,10 +208,9 @@ class ProposalJudge:
         """
         lines = self.directory.proposals
         if self._alpaca:
-            if usd is not None:
-                raise MoAConfigError("what alpaca-eval's judge costs is not counted: judge without --budget")
-            asked = judge_of(self.config, self.name, at_once)
-            return await annotate_each(lines, _by_turns(self._answered()), asked, on_progress=on_progress)
+            left, judge = left_of(usd, self.directory.spent), (self.name, self.config)
+            how: dict[str, Any] = {"at_once": at_once, "left": left, "on_progress": on_progress}
+            return await annotate_each(lines, _by_turns(self._answered()), judge, **how)
         graph, seed = self.config.build(**limit(usd, self.directory.spent)), self.directory.run["seed"]
         return await ask_each(lines, list(self._asks()), graph, seed=seed, at_once=at_once, on_progress=on_progress)
 

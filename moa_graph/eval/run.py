@@ -14,6 +14,7 @@ from moa_graph.contenders import alone
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
 from moa_graph.eval.alpaca_judging import judge_alpaca_eval, judge_of
+from moa_graph.eval.alpaca_usage import expected
 from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerprint, plain
 from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
@@ -107,22 +108,17 @@ class Evaluation:
         if "judge" in stages:
             rubric_of(self.benchmark, self.data_dir, self.baseline)
             asked += [self.judge] if self.judge else []
-            self._check_alpaca_eval(usd)
+            self._check_alpaca_eval()
         for name, config in asked:
             built(config, name, usd)
         check(self.out, self.described())
 
-    def _check_alpaca_eval(self, usd: float | None) -> None:
+    def _check_alpaca_eval(self) -> None:
         if self.benchmark != "alpaca-eval" or self.judge is None:
             return
         judge_of(self.judge[1], self.judge[0])
         if find_spec("alpaca_eval") is None:
             raise MoAConfigError(f"alpaca-eval is judged by the package alpaca_eval, which is not installed: {INSTALL}")
-        if usd is not None:
-            raise MoAConfigError(
-                "alpaca-eval's judge is asked by the package alpaca_eval, which knows of no --budget: give it with "
-                "--stage generate, and judge without"
-            )
 
     def licences(self) -> list[str]:
         """Whose the data are, and under which terms."""
@@ -165,7 +161,8 @@ class Evaluation:
             assert self.judge is not None, "a plan to judge has a judge"
             shown, times = (2, 2) if self.baseline else (1, len(item.turns))
             text = "\n".join([*questions, *item.reference, *([answer] * shown)])
-            return [self.judge[1].estimate(text)] * times
+            made = expected(self.judge[1], text) if self.benchmark == "alpaca-eval" else self.judge[1].estimate(text)
+            return [made] * times
         config = adjusted(one.config, item.temperature, item.max_tokens)
         before = len(questions) - len(item.turns)
         return [
@@ -192,9 +189,7 @@ class Evaluation:
         if self.judge is None:
             raise MoAConfigError("there is no judge: give --judge provider:model")
         if self.benchmark == "alpaca-eval":
-            asked = judge_of(self.judge[1], self.judge[0], at_once)
-            told: dict[str, Any] = {"seed": self.seed, "on_progress": on_progress}
-            return await judge_alpaca_eval(directory, self.items, self.contenders, asked, **told)
+            return await judge_alpaca_eval(directory, self.items, self.contenders, self.judge, **how)
         rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
         return await judge(directory, self.items, self.contenders, rubric, self.judge[1], **how)
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from moa_graph.errors import MoAConfigError, MoARunError
-from moa_graph.eval.alpaca_eval import Annotation, Judge, annotate, items, score, write_judge
+from moa_graph.errors import MoAConfigError
+from moa_graph.eval.alpaca_eval import Annotation, Judge, JudgeError, annotate, items, score, write_judge
 from tests.eval.published import DATA, needs_data, needs_extra
 
 pytestmark = needs_extra
@@ -136,6 +136,7 @@ def test_a_reply_that_cannot_be_read_is_no_preference(judge: Judge) -> None:
         baseline.append(theirs)
     found = annotate(outputs, baseline, judge=judge)
     assert [row["preference"] is None for row in found] == [False, False, True, True]
+    assert [row["usage"] for row in found] == [{"input_tokens": 9, "output_tokens": 1}] * 4
     json.dumps(found, allow_nan=False)
     counted = score(found)
     assert (counted["n"], counted["unparsed"]) == (2, 2)
@@ -147,6 +148,7 @@ def test_the_same_answer_is_a_draw(judge: Judge) -> None:
     ours, theirs = pair("Question?", "GOOD", "GOOD")
     (found,) = annotate([ours], [theirs], judge=judge)
     assert (found["preference"], JudgeHandler.asked) == (1.5, [])
+    assert found["usage"] == {"input_tokens": 0, "output_tokens": 0}
 
 
 def test_what_was_judged_is_handed_over_batch_by_batch(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +157,11 @@ def test_what_was_judged_is_handed_over_batch_by_batch(judge: Judge, monkeypatch
     outputs, baseline = some(2)
     ours, theirs = pair("refuse", "GOOD", "poor")
     kept: list[Annotation] = []
-    with pytest.raises(MoARunError, match=r"the judge some-instruct at http://127.* failed: .*no such model") as caught:
+    with pytest.raises(JudgeError, match=r"the judge some-instruct at http://127.* failed: .*no such model") as caught:
         annotate([*outputs, ours], [*baseline, theirs], judge=judge, on_judged=kept.extend)
     assert [row["instruction"] for row in kept] == ["Question 0?", "Question 1?"]
     assert "made-up-key" not in str(caught.value)
+    assert caught.value.used == []
 
 
 def test_a_judge_leaves_nothing_behind(
