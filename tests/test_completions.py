@@ -272,7 +272,9 @@ async def test_an_address_is_the_clients(endpoint: Endpoint, tail: str) -> None:
     assert_same_request(*await Pair(endpoint, base_url=endpoint.url + tail).requests(ask_whole))
 
 
-@pytest.mark.parametrize("bound", [{"temperature": float("nan")}, {"user": "\ud800"}, {"user": object()}], ids=str)
+@pytest.mark.parametrize(
+    "bound", [{"temperature": float("nan")}, {"user": "\ud800"}, {"user": object()}], ids=["nan", "surrogate", "object"]
+)
 async def test_what_is_no_json_is_the_clients_error(endpoint: Endpoint, bound: dict[str, Any]) -> None:
     """A request that cannot be written down fails as the client's does, before it is sent."""
     wanted, found = await Pair(endpoint).failures(lambda model: ask_whole(model.bind(**bound)))
@@ -385,9 +387,7 @@ async def no_answer(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-@pytest.mark.parametrize(
-    ("way", "answer"), [("whole", forever), ("streamed", forever), ("streamed", then_nothing)], ids=str
-)
+@pytest.mark.parametrize(("way", "answer"), [("whole", forever), ("streamed", forever), ("streamed", then_nothing)])
 async def test_silence_is_the_clients_timeout(endpoint: Endpoint, way: str, answer: Handler) -> None:
     """`request_timeout` ends a wait for an answer, or for more of it, with APITimeoutError."""
     endpoint.answer = answer
