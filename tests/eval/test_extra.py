@@ -13,6 +13,8 @@ HEAVY = ("alpaca_eval", "datasets", "matplotlib", "pandas", "rapidfuzz", "sacreb
 
 def test_what_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the package, and what to type."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sacrebleu"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(MoAConfigError, match=r'sacrebleu is not installed.*: pip install "moa-graph\[eval\]"'):
         load("sacrebleu.metrics")
