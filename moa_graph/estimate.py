@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 from typing_extensions import TypedDict
 
-from moa_graph.errors import MoAConfigError
 from moa_graph.fit import about, about_messages
 from moa_graph.flops import tflops
 from moa_graph.prices import Prices
 from moa_graph.prompts import Prompt, x_next
+from moa_graph.questions import conversation
 from moa_graph.reading import likely_output
 from moa_graph.receipt import known, total
 
@@ -82,10 +81,10 @@ def estimate(
     and to, and what the last `keep` made of theirs.
     An answer is expected to have `usual[model]` tokens, else `moa_graph.budget.USUAL_OUTPUT`, and never more than
     `max_tokens`. `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
-    Raises MoAConfigError where there is no message.
+    Raises MoAConfigError where there is no question.
     """
-    conversation = _messages(messages)
-    instruction, question = about(prompt.synthesis([])), about_messages(conversation)
+    question = conversation(messages)
+    instruction, tokens = about(prompt.synthesis([])), about_messages(question)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
     for number, asked in enumerate([*panels, finals], 1):
         shown = [before] * len(asked)
@@ -93,15 +92,12 @@ def estimate(
             kept = [_output(one, usual) for one in asked]
             shown = [[*kept[max(0, k - keep) : k], *before[slice(*part)]] for k, part in enumerate(windows)]
         read = [instruction + sum(each) + 4 * len(each) if each else 0 for each in shown]
-        given = [
-            about_messages(x_next(conversation, "", one.system)) + tokens
-            for one, tokens in zip(asked, read, strict=True)
-        ]
+        given = [about_messages(x_next(question, "", one.system)) + more for one, more in zip(asked, read, strict=True)]
         before = [_output(one, usual) for one in asked]
         calls = [*zip(asked, given, before, strict=True)]
         operations.append([tflops([one.model], said) for one, _, said in calls])
         for kind, one in beside[number - 1] if number <= len(beside) else ():
-            made = _judged(kind, one, question, before)
+            made = _judged(kind, one, tokens, before)
             calls += made
             if kind == "critique":
                 before = [said + more for said, (*_, more) in zip(before, made, strict=True)]
@@ -135,18 +131,6 @@ def _layer(number: int, calls: Sequence[tuple[Asked, int, int]]) -> LayerEstimat
         output_tokens=sum(said for *_, said in calls), cost_usd=total(costs), cost_usd_at_least=known(costs),
         tflops=total(tflops([one.model], said) for one, _, said in calls),
     )  # fmt: skip
-
-
-def _messages(given: Any) -> list[BaseMessage]:
-    if isinstance(given, Mapping):
-        given = given.get("messages")
-    try:
-        made = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise MoAConfigError(f"{given!r} is no question: give a text, messages, or what a graph takes") from error
-    if not made or not any(message.text.strip() or not isinstance(message.content, str) for message in made):
-        raise MoAConfigError('there is no message to estimate for: give a question, or [("user", "…")]')
-    return made
 
 
 def _output(one: Asked, usual: Mapping[str, float]) -> int:

@@ -89,7 +89,7 @@ def test_whatever_is_asked(given: Any) -> None:
 @pytest.mark.parametrize("given", ["", [], {}, None, {"messages": []}, [("user", " ")]])
 def test_nothing_is_no_question(given: Any) -> None:
     """Where nothing is asked, nothing is estimated."""
-    with pytest.raises(MoAConfigError, match="there is no message to estimate for"):
+    with pytest.raises(MoAConfigError, match="there is no question in it"):
         config().estimate(given)
 
 
