@@ -8,8 +8,10 @@ prefers it; then the mean over the instances.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -98,26 +100,27 @@ def _summed_up(coefficients: Sequence[float | None], seed: int) -> Correlation:
 
 
 def _bleu(aggregate: str, proposals: Sequence[str]) -> dict[str, list[float]]:
-    """A long n-gram's counts hold those of the shorter ones, so they are taken once."""
-    bleu: Any = load("sacrebleu.metrics").BLEU
-    longest = bleu(max_ngram_order=max(_ORDERS), effective_order=True)
-    counted = [longest.sentence_score(aggregate, [proposal]) for proposal in proposals]
-    return {
-        f"BLEU-{order}": [
-            bleu.compute_bleu(
-                score.counts,
-                score.totals,
-                score.sys_len,
-                score.ref_len,
-                smooth_method="exp",
-                effective_order=True,
-                max_ngram_order=order,
-            ).score
-            / 100
-            for score in counted
-        ]
-        for order in _ORDERS
-    }
+    """As sacrebleu computes it, of n-grams that are counted once for each text: it meets many others."""
+    bleu, ours = load("sacrebleu.metrics").BLEU, _counted(aggregate)
+    found: dict[str, list[float]] = {f"BLEU-{order}": [] for order in _ORDERS}
+    for theirs in map(_counted, proposals):
+        correct = [_in_common(a, b) for a, b in zip(ours, theirs, strict=True)]
+        totals, lengths = [sum(counts.values()) for counts in ours], [sum(each[0].values()) for each in (ours, theirs)]
+        for order in _ORDERS:
+            how: dict[str, Any] = {"smooth_method": "exp", "effective_order": True, "max_ngram_order": order}
+            found[f"BLEU-{order}"].append(bleu.compute_bleu(correct, totals, *lengths, **how).score / 100)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _counted(text: str) -> list[Counter[tuple[str, ...]]]:
+    """How often each n-gram is there, for n from 1 to the longest."""
+    words = load("sacrebleu.tokenizers.tokenizer_13a").Tokenizer13a()(text.rstrip()).split()
+    return [Counter(zip(*(words[k:] for k in range(n)), strict=False)) for n in range(1, max(_ORDERS) + 1)]
+
+
+def _in_common(ours: Counter[tuple[str, ...]], theirs: Counter[tuple[str, ...]]) -> int:
+    return sum(min(count, theirs[gram]) for gram, count in ours.items() if gram in theirs)
 
 
 def _tf_idf(aggregate: str, proposals: Sequence[str]) -> list[float]:
