@@ -252,13 +252,15 @@ def test_alpaca_eval(
 # --- what it comes to
 
 
-def stored(*answers: Sequence[tuple[int, int, str, str]], judged: dict[str, float]) -> RunDirectory:
+def stored(
+    *answers: Sequence[tuple[int, int, str, str]], judged: dict[str, float], benchmark: str = "mt-bench"
+) -> RunDirectory:
     """A run of MT-Bench in `out`, with an item for each answer, which is given as its proposals; and what each text was
     judged with.
     """
     Path("out").mkdir()
     contender = {"name": "moa", "kind": "mixture"}
-    described = {"format": 1, "benchmark": "mt-bench", "seed": 0, "judge": None, "baseline": None}
+    described = {"format": 1, "benchmark": benchmark, "seed": 0, "judge": None, "baseline": None}
     Path("out/run.json").write_text(json.dumps({**described, "contenders": [contender]}), encoding="utf-8")
     items = [{"id": str(k), "index": k, "turns": ["Why?", "How?"]} for k in range(len(answers))]
     Path("out/items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
@@ -333,6 +335,14 @@ def test_what_is_dropped() -> None:
     assert (measure["items"], measure["dropped"], row["instances"]) == (1, 1, 2)
     assert (measure["low"], measure["high"]) == (None, None)
     assert row["says"] == "moa, layer 1 to final: too few items have a coefficient to say anything."
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_task_of_inspect_ai() -> None:
+    """Its own scorer gives scores to answers alone."""
+    stored(FIRST, judged={}, benchmark="inspect task.py")
+    with pytest.raises(MoAConfigError, match="out: the scorer of a task of inspect_ai is not asked of proposals"):
+        uptake(Path("out"))
 
 
 @pytest.mark.usefixtures("folder")

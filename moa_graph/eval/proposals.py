@@ -91,8 +91,10 @@ def digest(text: str) -> str:
 def distinct(directory: RunDirectory, items: Sequence[Item]) -> list[tuple[Fields, Item, str]]:
     """Every text that was proposed and read, once for each item, and what its line in the file begins with.
 
-    Raises MoAConfigError where there is none.
+    Raises MoAConfigError where there is none, or none that could be judged.
     """
+    if directory.run["benchmark"].startswith("inspect "):
+        raise MoAConfigError(f"{directory.path}: the scorer of a task of inspect_ai is not asked of proposals")
     found: dict[tuple[str, str], tuple[Fields, Item, str]] = {}
     for made in aggregations(directory, items):
         for text in made.proposals:
@@ -136,6 +138,8 @@ class ProposalJudge:
 
     def __post_init__(self) -> None:
         run, path = self.directory.run, self.directory.path
+        items = sample(items_of(self.directory), self.limit, run["seed"])
+        object.__setattr__(self, "asked", distinct(self.directory, items))
         if self._alpaca:
             judge_of(self.config, self.name)
         elif run["benchmark"] not in BENCHMARKS and run["baseline"] is None:
@@ -146,8 +150,6 @@ class ProposalJudge:
                 f"{path}: its proposals are judged by {before['judge']}, and preferences of two judges do not go "
                 f"together: give that one, or move {self.directory.proposals.path.name} away"
             )
-        items = sample(items_of(self.directory), self.limit, run["seed"])
-        object.__setattr__(self, "asked", distinct(self.directory, items))
 
     @property
     def _alpaca(self) -> bool:
