@@ -32,8 +32,8 @@ def test_what_two_mixtures_share_is_asked_once() -> None:
     found = {one.name: one for one in contenders({"two": TWO, "other": other})}
     assert len(found) == 2 + 3 + 4
     assert found["openai:a"].of == ("two", "other")
-    assert found["single-proposer openai:a"].of == ("two",)
-    assert found["single-proposer openai:a #2"].of == ("other",)
+    assert found["single-proposer openai:a in two"].of == ("two",)
+    assert found["single-proposer openai:a in other"].of == ("other",)
 
 
 def test_other_families() -> None:

@@ -153,7 +153,7 @@ def test_contenders_of_several_mixtures_have_their_models(two: Path, server: Rec
     mixture(Path("three.yaml"), server.base_url, layers=3)
     evaluation = inspect_run.InspectEvaluation("t.py", mixtures_named(["two.yaml", "three.yaml"]), Path("out"))
     models = evaluation.models()
-    assert models["single-proposer openai:a #2"] == "moa/three.yaml#single-proposer openai:a"
+    assert models["single-proposer openai:a in three.yaml"] == "moa/three.yaml#single-proposer openai:a"
     assert len(set(models.values())) == len(models)
     for one in evaluation.contenders:
         assert fingerprint(mixture_named(models[one.name].removeprefix("moa/"))) == fingerprint(one.config)

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Final
 
 from moa_graph.config import AggregatorConfig, MoAConfig, ProposerConfig
@@ -131,16 +133,16 @@ def _merged(found: Sequence[Contender]) -> Iterator[Contender]:
 
 
 def _named(found: Iterator[Contender]) -> list[Contender]:
-    """Each with a name of its own."""
-    taken: set[str] = set()
+    """Each with a name of its own: where two mixtures have contenders of one name, with the mixture's."""
+    everyone = [*found]
+    often, taken = Counter(one.name for one in everyone), set[str]()
     made = []
-    for one in found:
-        name, number = one.name, 1
-        while name in taken:
-            number += 1
-            name = f"{one.name} #{number}"
-        if name != one.name and one.kind == "mixture":
+    for one in everyone:
+        mixture = one.kind == "mixture"
+        whole = one.name if mixture or often[one.name] == 1 else f"{one.name} in {one.of[0]}"
+        name = next(name for k in count(1) if (name := whole if k == 1 else f"{whole} #{k}") not in taken)
+        if name != one.name and mixture:
             raise MoAConfigError(f"the mixture {one.name!r} is given twice")
         taken.add(name)
-        made.append(Contender(name, one.kind, one.config, one.of, one.model))
+        made.append(replace(one, name=name))
     return made
