@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa_graph.cli import similarity
+from moa_graph.cli import analyses, similarity
 from moa_graph.cli.options import usd
 from moa_graph.cli.terminal import between, say, starting, write
 
@@ -27,9 +27,11 @@ app = typer.Typer(
 )
 
 app.command("similarity")(similarity.similarity)
+analyses.register(app)
 
 _STAGES = ("generate", "judge", "score")
 _ENGINES = ("moa", "inspect")
+_VARIATIONS = ("proposers", "roles", "ranker", "layers")
 
 
 def _number(given: str | int) -> int:
@@ -48,6 +50,12 @@ def _stage(given: str) -> str:
 def _engine(given: str) -> str:
     if given not in _ENGINES:
         raise typer.BadParameter(f"one of {', '.join(_ENGINES)} is needed, not {given!r}")
+    return given
+
+
+def _variation(given: str) -> str:
+    if given not in _VARIATIONS:
+        raise typer.BadParameter(f"one of {', '.join(_VARIATIONS)} is needed, not {given!r}")
     return given
 
 
@@ -92,6 +100,16 @@ def run(
     no_singles: Annotated[
         bool, typer.Option("--no-singles", help="The mixtures alone, without their single models.")
     ] = False,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            metavar="|".join(_VARIATIONS),
+            parser=_variation,
+            help="Ask variants too, for that analysis; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     stage: Annotated[
         str | None,
         typer.Option("--stage", metavar="|".join(_STAGES), parser=_stage, help="This one alone.", show_default=False),
@@ -114,7 +132,8 @@ def run(
         evaluate(
             benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
             at_once=concurrency, report=lambda: _report(out, None, as_json=as_json),
-            refused={"--stage": stage, "--budget": budget, "--baseline": baseline, "--data-dir": data_dir},
+            refused={"--stage": stage, "--budget": budget, "--baseline": baseline, "--data-dir": data_dir,
+                     "--vary": vary or None},
         )  # fmt: skip
         return
     with starting():
@@ -127,7 +146,7 @@ def run(
         evaluation = Evaluation(
             benchmark, mixtures_named(config or []), out.expanduser(), limit=limit, seed=seed,
             judge=None if judge is None else (judge, judge_config(judge)), singles=not no_singles, baseline=baseline,
-            data_dir=data_dir,
+            data_dir=data_dir, vary=vary or (),
         )  # fmt: skip
         stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
         evaluation.check(stages, budget)
@@ -145,10 +164,14 @@ def score(
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False)
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option("--plots", metavar="FOLDER", help="Write plots there too, as PNG and SVG.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what the judgements come to. Reads the directory alone, and asks nobody."""
-    _report(directory, data_dir, as_json=as_json)
+    _report(directory, data_dir, plots, as_json=as_json)
 
 
 @app.command()
@@ -226,10 +249,14 @@ def _loaded_for_good() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _report(directory: Path, data_dir: Path | None, *, as_json: bool) -> None:
+def _report(directory: Path, data_dir: Path | None, plots: Path | None = None, *, as_json: bool) -> None:
     from moa_graph.eval.score import score as scored
 
     report = scored(directory.expanduser(), data_dir)
+    if plots is not None:
+        from moa_graph.eval.report_plots import save
+
+        say(f"written: {', '.join(map(str, save(report, plots.expanduser())))}")
     if as_json:
         write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
         return

@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from moa_graph.config import AggregatorConfig, MoAConfig, ProposerConfig
+from moa_graph.aggregator import aggregator_of
+from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig
 from moa_graph.contenders import Kind, alone, members, proposers, repeated
 from moa_graph.errors import MoAConfigError
 from moa_graph.models import _thinks
 
-__all__ = ["Contender", "adjusted", "contenders", "fingerprint", "plain"]
+__all__ = ["Contender", "adjusted", "contenders", "fingerprint", "label", "plain", "shape"]
 
 _NO_ANSWER_IN: Final = ("description", "retired", "prices", "rate_limits", "budget", "stream_proposers")
+_SHAPE: Final = ("proposers", "aggregator", "layers", "route", "roles", "policy")
 _SECRET: Final = re.compile(r"(?i)key|token$|secret|password|headers")
 _IN_ADDRESS: Final = re.compile(r"(?i)(?<=//)[^/@]*@|(?<=[?&])([^=&#]*(?:key|token|secret|password|sig)[^=&#]*=)[^&#]*")
 
@@ -26,7 +28,7 @@ class Contender:
     """Something that answers. `of`: the mixtures that it is compared to; `model`: the one that it stands for."""
 
     name: str
-    kind: Kind
+    kind: Kind | Literal["variant"]
     config: MoAConfig
     of: tuple[str, ...] = ()
     model: str = ""
@@ -34,7 +36,7 @@ class Contender:
     def told(self) -> dict[str, Any]:
         return {
             "name": self.name, "kind": self.kind, "of": list(self.of), "model": self.model,
-            "calls": calls(self.config), "fingerprint": fingerprint(self.config),
+            "calls": calls(self.config), "fingerprint": fingerprint(self.config), "shape": shape(self.config),
         }  # fmt: skip
 
 
@@ -51,9 +53,9 @@ def contenders(mixtures: Mapping[str, MoAConfig], *, singles: bool = True) -> li
     for name, config in mixtures.items() if singles else ():
         if config.depth == 1:
             continue
-        found += [Contender(_label(m), "single", alone(config, m), (name,), _label(m)) for m in members(config)]
+        found += [Contender(label(m), "single", alone(config, m), (name,), label(m)) for m in members(config)]
         found += [
-            Contender(f"single-proposer {_label(m)}", "single-proposer", made, (name,), _label(m))
+            Contender(f"single-proposer {label(m)}", "single-proposer", made, (name,), label(m))
             for m in proposers(config)
             if (made := repeated(config, m))
         ]
@@ -113,12 +115,40 @@ def _clean(name: str, value: Any) -> Any:
 
 def fingerprint(config: MoAConfig) -> str:
     """Two mixtures with the same one give answers of the same kind."""
-    text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
+    return _mark(plain(config))
+
+
+def _mark(told: Mapping[str, Any]) -> str:
+    text = json.dumps(told, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def _label(model: ProposerConfig) -> str:
+def label(model: ProposerConfig) -> str:
+    """What a model is called in an evaluation."""
     return f"{model.model} ({model.name})" if model.name else model.model
+
+
+def shape(config: MoAConfig) -> dict[str, Any]:
+    """What analyses compare mixtures by: the layers' proposers in order, the final model, what is done at the end.
+
+    `otherwise`: a mark of all else that has a part in the answers, but what differs by itself between such mixtures.
+    """
+    everyone = [*(one for panel in config.panels() for one in panel), *config.finals[:1]]
+    voices = Counter(one.model for one in {label(one): one for one in everyone}.values())
+
+    def called(one: ProposerConfig) -> str:
+        return label(one) if voices[one.model] > 1 else one.model  # a name alone makes no other model
+
+    panels = [[called(one) for one in panel for _ in range(one.samples)] for panel in config.panels()]
+    shared = config.depth > 1 and not any(isinstance(one, LayerConfig) for one in config.proposers)
+    rest = {name: value for name, value in plain(config).items() if name not in _SHAPE}
+    return {
+        "depth": config.depth,
+        "proposers": panels * (config.depth - 1) if shared else panels[: config.depth - 1],
+        "final": called(config.finals[0]) if config.finals else None,
+        "aggregator": aggregator_of(config._aggregator(lambda model: model)).name,
+        "otherwise": _mark(rest),
+    }
 
 
 def _merged(found: Sequence[Contender]) -> Iterator[Contender]:

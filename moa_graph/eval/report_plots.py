@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from moa_graph.errors import MoAConfigError
 from moa_graph.eval import figures, plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["illustrated", "plain"]
+__all__ = ["illustrated", "plain", "save"]
 
 _SCALES: Final = {"flask": (1.0, 5.0), "mt-bench": (1.0, 10.0)}
 _FONT: Final = re.compile(
@@ -21,6 +23,16 @@ def illustrated(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """Each plot that this run has enough for: its SVG, and what it shows."""
     for name, (figure, says) in _figures(report).items():
         yield {"svg": plain(figures.svg(figure, name)), "says": says}
+
+
+def save(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write each of them to a folder as PNG and SVG; gives the paths.
+
+    Raises MoAConfigError where there is nothing to draw, or it cannot be written.
+    """
+    if not (made := _figures(report)):
+        raise MoAConfigError("there is nothing to draw: two contenders with scores are needed")
+    return [path for name, (figure, _) in made.items() for path in plots.save(figure, folder / name)]
 
 
 def plain(svg: str) -> str:

@@ -22,6 +22,7 @@ from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
 from moa_graph.eval.judge import judge
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
+from moa_graph.eval.variants import varied
 from moa_graph.receipt import known, total
 
 __all__ = ["Evaluation", "Plan", "mixtures_named"]
@@ -46,7 +47,7 @@ class Evaluation:
 
     mixtures: name -> mixture. judge: its name and itself. singles: compare each mixture with its single models and
     with single-proposer mixtures. baseline: the contender that the user's own prompts are judged beside; the first
-    mixture's final model alone where nothing is said.
+    mixture's final model alone where nothing is said. vary: which of `variants.VARIATIONS` are asked as well.
 
     Raises MoAConfigError: unknown benchmark or baseline, data that cannot be read.
     """
@@ -60,22 +61,25 @@ class Evaluation:
     singles: bool = True
     baseline: str | None = None
     data_dir: Path | None = None
+    vary: Sequence[str] = ()
     items: list[Item] = field(init=False)
     contenders: list[Contender] = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "items", sample(load(self.benchmark, self.data_dir), self.limit, self.seed))
-        set_(self, "contenders", contenders(self.mixtures, singles=self.singles))
+        unvaried = contenders(self.mixtures, singles=self.singles)
+        set_(self, "contenders", varied(unvaried, self.mixtures, self.vary))
         if self.benchmark not in BENCHMARKS:
-            set_(self, "baseline", self._chosen_baseline())
+            set_(self, "baseline", self._chosen_baseline([one.name for one in unvaried]))
         elif self.baseline is not None:
             raise MoAConfigError(f"a baseline goes with your own prompts; {self.benchmark} has its own way to judge")
 
-    def _chosen_baseline(self) -> str | None:
+    def _chosen_baseline(self, unvaried: Sequence[str]) -> str | None:
+        """Whatever is varied, nothing else is the baseline for it."""
         names = [one.name for one in self.contenders]
         if self.baseline is None:
-            return self._final_alone() or (names[0] if len(names) > 1 else None)
+            return self._final_alone() or (unvaried[0] if len(names) > 1 else None)
         if self.baseline not in names:
             raise MoAConfigError(f"there is no contender {self.baseline!r} for a baseline: one of {', '.join(names)}")
         return self.baseline

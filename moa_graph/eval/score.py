@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_judging import AlpacaEval, length_controlled
@@ -17,7 +17,7 @@ from moa_graph.eval.own import Own
 from moa_graph.eval.statistics import compare, mean
 from moa_graph.eval.store import RunDirectory
 
-__all__ = ["RUBRICS", "rubric_of", "score"]
+__all__ = ["RUBRICS", "Scored", "Standing", "interval", "rubric_of", "score", "scored"]
 
 RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {
     "alpaca-eval": lambda _: AlpacaEval(),
@@ -47,28 +47,42 @@ def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
 
     data_dir: where AlpacaEval's `df_gamed.csv` lies, which length control is regularised with.
     """
-    directory = RunDirectory(path)
+    directory, items, rubric, standings = scored(path)
     run = directory.run
-    items = [Item.of(told) for told in directory.items()]
-    rubric = rubric_of(run["benchmark"], None, run.get("baseline") or "")
-    standings = {told["name"]: Standing(told) for told in run["contenders"]}
-    _took(directory, standings)
-    by_id = {item.id: item for item in items}
-    _judged(directory, by_id, rubric, standings)
-    scored = [standing.told(len(items), run["seed"]) for standing in standings.values()]
+    told = [standing.told(len(items), run["seed"]) for standing in standings.values()]
     if run["benchmark"] == "alpaca-eval":
-        controlled = length_controlled(directory, by_id, list(standings), data_dir)
-        scored = [{**one, "alpaca_eval": controlled.get(one["name"])} for one in scored]
+        controlled = length_controlled(directory, items, list(standings), data_dir)
+        told = [{**one, "alpaca_eval": controlled.get(one["name"])} for one in told]
     return {
         **{name: run.get(name) for name in ("benchmark", "seed", "limit", "baseline", "version")},
         "judge": (run.get("judge") or {}).get("name"),
         "unit": rubric.unit,
         "items": len(items),
         "spent_usd_at_least": round(directory.spent, 9),
-        "contenders": scored,
+        "contenders": told,
         "comparisons": list(_comparisons(standings, run["seed"])),
-        "radar": radar(run["benchmark"], scored),
+        "radar": radar(run["benchmark"], told),
     }
+
+
+class Scored(NamedTuple):
+    """A run as it was scored: its directory, its items by id, how it was judged, and each contender's standing."""
+
+    directory: RunDirectory
+    items: Mapping[str, Item]
+    rubric: Rubric
+    standings: Mapping[str, "Standing"]
+
+
+def scored(path: Path) -> Scored:
+    """What the files say of each contender, item by item. Raises MoAConfigError."""
+    directory = RunDirectory(path)
+    items = {item.id: item for item in map(Item.of, directory.items())}
+    rubric = rubric_of(directory.run["benchmark"], None, directory.run.get("baseline") or "")
+    standings = {told["name"]: Standing(told) for told in directory.run["contenders"]}
+    _took(directory, standings)
+    _judged(directory, items, rubric, standings)
+    return Scored(directory, items, rubric, standings)
 
 
 @dataclass

@@ -264,11 +264,20 @@ def _begin(path: Path, run: Mapping[str, Any], items: Sequence[Mapping[str, Any]
         (path / "items.jsonl").write_text(lines, encoding="utf-8", errors="backslashreplace")
         known = {}
     late = {name: run.get(name) for name in _FREE if run.get(name) and not known.get(name)}
+    if known and (more := _all_contenders(known, run)) != known.get("contenders"):
+        late["contenders"] = more
     if not known or late:
         whole = {"format": FORMAT, **run, **known, **late}
         new = path / "run.json.new"
         new.write_text(json.dumps(whole, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         new.replace(path / "run.json")
+
+
+def _all_contenders(known: Mapping[str, Any], run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that are there, as they are, with what was not told of them before; behind them the new ones."""
+    now = {one["name"]: one for one in run.get("contenders", ())}
+    there = [{**now.pop(one["name"], {}), **one} for one in known.get("contenders", ())]
+    return [*there, *now.values()]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,148 @@
+"""`moa eval proposers|roles|ranker|layers|budget`: the paper's analyses, over stored runs."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moa_graph.cli.receipt import dollars
+from moa_graph.cli.standings import aligned
+from moa_graph.cli.terminal import between, is_terminal, output_errors, safe, say, starting, write
+
+__all__ = ["register"]
+
+_SAID: Final = {
+    "proposers": "The score by the number of proposers: different ones, and as many samples of one model.",
+    "roles": "Each model as the final one of the panel, and in the place of all its proposers.",
+    "ranker": "A final model that writes an answer, beside one that names the best.",
+    "layers": "The score by the number of layers.",
+    "budget": "The score against $ and TFLOPs, and who is on the Pareto front.",
+}
+_WIDE: Final = 200
+_NUMBERS: Final = ("score", "low", "high", "scored")
+
+
+def register(app: typer.Typer) -> None:
+    """Add a command for each analysis."""
+    for name, said in _SAID.items():
+        app.command(name, help=f"{said} Reads the directories alone, and asks nobody.")(_command(name))
+
+
+def _command(name: str) -> Any:
+    def command(
+        directories: Annotated[
+            list[Path], typer.Argument(metavar="DIR...", help="What --out of moa eval run was; of one or several runs.")
+        ],
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out", "-o", metavar="FOLDER", help="Write it there too: CSV, and plots as PNG and SVG.",
+                show_default=False,
+            ),
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    ) -> None:  # fmt: skip
+        with starting():
+            from moa_graph.eval.analyses import ANALYSES
+            from moa_graph.eval.gathered import gathered
+
+            found = ANALYSES[name](gathered([path.expanduser() for path in directories]))
+        if out is not None:
+            from moa_graph.eval.analysis_files import write as written
+
+            say(f"written: {', '.join(map(str, written(found, out.expanduser())))}")
+        if as_json:
+            write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+            return
+        show(found, sys.stdout)
+        between()
+
+    return command
+
+
+def show(found: Mapping[str, Any], stream: TextIO | None) -> None:
+    """Print an analysis: a table on a terminal, plain columns in a pipe."""
+    if stream is None:
+        return
+    terminal = is_terminal(stream)
+    console = Console(file=stream, width=None if terminal else _WIDE)
+    parts = [_head(found), *([_drawn(found)] if terminal else _plain(found)), "", *map(safe, _words(found))]
+    with output_errors():
+        for part in parts:
+            console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not terminal)
+        stream.flush()
+
+
+def _head(found: Mapping[str, Any]) -> str:
+    items = found["items"]
+    judge = f", judged by {found['judge']}" if found["judge"] else ""
+    return safe(f"{found['benchmark']}: {items} item{'s' * (items != 1)}{judge}; score {found['unit']}")
+
+
+def _columns(found: Mapping[str, Any]) -> list[str]:
+    """What a row says beside its score."""
+    return [name for name in found["rows"][0] if name not in (*_NUMBERS, "contender") and not name.startswith("front_")]
+
+
+def _drawn(found: Mapping[str, Any]) -> Table:
+    columns = _columns(found)
+    if found["analysis"] == "budget":
+        columns = ["contender", *(name for name in columns if name != "kind")]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(_TITLES.get(name, name), overflow="fold", justify="right" if name in _COUNTED else "left")
+    for name in ("score", "95% interval", "items"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before: Mapping[str, Any] = {}
+    for row in found["rows"]:
+        interval = "-" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+        told = [_cell(row, name, before) for name in columns]
+        table.add_row(*told, f"{row['score']:.2f}", interval, str(row["scored"]))
+        before = row
+    return table
+
+
+_TITLES: Final = {"usd": "$", "tflops": "TFLOPs", "tflops_all": "of all", "which": "of whom", "end": "at the end"}
+_COUNTED: Final = ("proposers", "layers", "usd", "tflops", "tflops_all")
+
+
+def _cell(row: Mapping[str, Any], name: str, before: Mapping[str, Any]) -> Text:
+    """`*`: on the front. A name that is that of the row before is not written again."""
+    value = row[name]
+    if name == "mixture":
+        return Text("" if before.get(name) == value else safe(value))
+    if name not in ("usd", "tflops", "tflops_all"):
+        return Text(safe(str(value)))
+    shown = "?" if value is None else dollars(value) if name == "usd" else f"{value:.3g}"
+    return Text(f"{shown} *" if row.get(f"front_{name}") else f"{shown}  ")
+
+
+def _plain(found: Mapping[str, Any]) -> list[str]:
+    """The same columns whatever is in them, the contender's name last: there may be spaces in it."""
+    columns = [*_NUMBERS, *_columns(found), *(name for name in found["rows"][0] if name.startswith("front_"))]
+    rows = [[*(_word(row[name]) for name in columns), " ".join(row["contender"].split())] for row in found["rows"]]
+    return aligned([[*columns, "contender"], *rows])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, int | float) else safe(str(value))
+
+
+def _words(found: Mapping[str, Any]) -> list[str]:
+    said = list(found["says"])
+    if found["analysis"] == "budget":
+        said.append(
+            "*: on the front. TFLOPs: 2 x active parameters x tokens out, of each layer the largest, as in the paper; "
+            "and of all calls."
+        )
+    if found["benchmark"] == "alpaca-eval":
+        said.append("The score is the win rate; it is not length-controlled.")
+    return [*said, f"The paper: {found['paper']}."]
