@@ -140,7 +140,7 @@ def budget(runs: Gathered) -> dict[str, Any]:
         for row in rows:
             row[f"front_{what}"] = row["contender"] in best
         known = sum(row[what] is not None for row in rows)
-        says += [f"{unit}: nobody does better for as little than {', '.join(best)}."] if best else []
+        says += [f"{unit}: nobody does better for as little than {'; '.join(best)}."] if best else []
         if known < len(rows):
             why = "the price of a model" if what == "usd" else "how many parameters a model has"
             says.append(f"{unit} unknown of {len(rows) - known} of {len(rows)}: {why} is not known.")
