@@ -12,6 +12,7 @@ import yaml
 from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import PydanticCustomError
 
 from moa_graph.aggregator import (
     Aggregator,
@@ -76,7 +77,7 @@ class PolicyConfig(_Strict):
 class BudgetConfig(_Strict):
     """`budget:`, of each run; see `Budget`."""
 
-    usd: Annotated[float | None, Field(strict=False)] = None
+    usd: float | None = None
     tokens: int | None = None
     calls: int | None = None
     on_exceed: OnExceed = "stop"
@@ -196,6 +197,12 @@ class VoteConfig(_Strict):
     otherwise: Otherwise = "error"
 
 
+def _are_prices(given: Any) -> Any:
+    if not isinstance(given, str | dict):
+        raise PydanticCustomError("prices", "models with their prices, or a file of them, are needed")
+    return given
+
+
 def _as_vote(given: Any) -> Any:
     return {"extract": given} if isinstance(given, str) else given
 
@@ -291,7 +298,7 @@ class MoAConfig(StepsConfig):
     """Provider -> requests per second, over all its models in this process."""
     prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
     budget: Annotated[BudgetConfig | None, BeforeValidator(_as_budget)] = None
-    prices: str | dict[str, dict[str, Any]] = Field(default_factory=dict)
+    prices: Annotated[str | dict[str, dict[str, Any]], BeforeValidator(_are_prices)] = Field(default_factory=dict)
     """Model -> $ per million tokens (`input`, `output`, `cached_input`), or a table that ships, or a YAML file."""
     stream_proposers: bool = False
     description: str = ""

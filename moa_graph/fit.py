@@ -116,8 +116,8 @@ class DoesNotFit(MoARunError):  # noqa: N818 - it reads as what is the matter
 
     def __init__(self, needed: int, room: int) -> None:
         super().__init__(
-            f'the references need {needed} tokens and the model has room for {room}: allow fit="trim" or "drop", '
-            "or choose a model with a larger window"
+            f"the references need {needed} tokens and the model has room for {max(room, 0)}: "
+            'allow fit="trim" or "drop", or choose a model with a larger window'
         )
         self.needed, self.room = needed, room
 

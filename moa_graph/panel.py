@@ -115,7 +115,7 @@ def seated(layer: int, slot: int, name: str, model: Model, proposer: Proposer, p
     """Seat one proposer, or a final model. Raises MoAConfigError for a price or a window that is none."""
     window = proposer.context_window
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise MoAConfigError(f"{where}: context_window is {window!r}: a whole number of tokens is needed")
+        raise MoAConfigError(f"{where}: context_window is {window!r}: a whole number of tokens, at least 1, is needed")
     if proposer.price is not None and not isinstance(proposer.price, Price):
         raise MoAConfigError(f"{where}: price is {proposer.price!r}: give moa_graph.prices.Price(input=…, output=…)")
     own = policy.but(timeout=proposer.timeout, retries=proposer.retries)

@@ -58,7 +58,8 @@ class Run:
 def exceeded(run: Run, why: str, proposals: Sequence[Proposal], spent: Receipt) -> BudgetExceededError:
     """The error of a run that may not go on, and ends here."""
     run.end()
-    error = BudgetExceededError(f"{why}; with a checkpointer, the thread goes on with a higher budget", proposals)
+    error = BudgetExceededError(why, proposals)
+    error.add_note("With a checkpointer, the thread goes on with a higher budget.")
     error.receipt = spent
     return error
 

@@ -41,6 +41,7 @@ What is NULL in all numbers of a run is not known: it failed in a way that left 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -61,6 +62,7 @@ SETTING: Final = "MOA_GRAPH_STATS"
 _VERSION: Final = 1
 _WAIT: Final = 5.0  # seconds for another process to end its writing; it takes milliseconds
 _LATEST: Final = 200  # answers of a model that its usual output is the mean of
+_WORD: Final = re.compile(r"[^\W_]+")
 _WINDOW: Final = 12  # characters in a row that an error and a question share: it quotes the question
 _NUMBERS: Final = (  # of a call
     "attempts", "calls", "input_tokens", "output_tokens", "cost_usd", "cost_usd_at_least", "seconds",
@@ -319,9 +321,9 @@ def _calls(receipt: "Receipt", asked: Mapping[tuple[int, str], str]) -> Iterator
             if not _is_written(call):
                 yield _row(layer["layer"], "proposer", call, asked.get((layer["layer"], call["proposer"])))
     if receipt["final"]["status"] != "unasked" and not _is_written(receipt["final"]):
-        fell_back = bool(receipt["final"]["error"])  # the one that answered is another than the first choice
-        last = len(receipt["layers"]) + 1
-        yield _row(last, "final", receipt["final"], None if fell_back else asked.get((0, "final")))
+        final, last = receipt["final"], len(receipt["layers"]) + 1
+        first = None if final["error"] else asked.get((0, "final"))  # else another than the first choice answered
+        yield _row(last, "final", final, first if final["status"] == "ok" else final["model"])
 
 
 def _is_written(call: "Call") -> bool:
@@ -342,9 +344,20 @@ def _row(layer: int, role: str, call: "Call", asked: str | None) -> dict[str, An
 
 
 def _told(error: BaseException | str, question: str) -> str:
-    """An error in one line, without the question's words in it: providers quote what they refuse."""
+    """An error in one line, without the question's words in it: providers quote what they refuse.
+
+    What is left of them are single words of up to three small letters.
+    """
     line = clean(error) if isinstance(error, str) else describe(error)
     asked = " ".join(question.split())
+    line = _without_passages(line, asked)
+    words = {
+        word.casefold() for word in _WORD.findall(asked) if len(word) > 3 or word != word.lower() or word.isdigit()
+    }
+    return _WORD.sub(lambda word: "…" if word[0].casefold() in words else word[0], line)
+
+
+def _without_passages(line: str, asked: str) -> str:
     size = min(_WINDOW, len(asked))
     if size < 4:
         return line

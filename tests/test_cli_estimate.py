@@ -65,6 +65,15 @@ def test_a_budget_for_nothing_at_all(moa: Moa, priced: Path, server: RecordingSe
     assert server.requests == []
 
 
+def test_what_was_spent_before_it_stopped(moa: Moa, server: RecordingServer, tmp_path: Path):  # noqa: F811
+    """`--receipt` shows it of a run without an answer too."""
+    write(tmp_path / "stop.yaml", server.base_url, prices=PRICES, max_tokens=10, budget={"calls": 2})
+    ran = moa("ask", "Why?", "-c", "stop.yaml", "--receipt")
+    assert ran.code == 1
+    rows = {row[1]: row[3] for line in ran.err.splitlines() if len(row := line.split()) > 4}
+    assert (rows["a"], rows["b"]) == ("ok", "ok")
+
+
 @pytest.mark.parametrize("given", ["-1", "0", "five", "nan", "inf"])
 def test_a_budget_that_is_none(moa: Moa, priced: Path, given: str):  # noqa: F811
     """What is no sum is told, and what would be one."""

@@ -391,3 +391,17 @@ def test_file_that_is_not_there(tmp_path: Path):
         MoAConfig.from_yaml(tmp_path / "no.yaml")
     with pytest.raises(MoAConfigError, match=r"cannot be read \(Is a directory\)"):
         MoAConfig.from_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("given", [5, True, ["openai:a"]])
+def test_prices_are_models_or_a_file(given: Any) -> None:
+    """Prices of another kind are told as what they are, with both that they can be."""
+    with pytest.raises(MoAConfigError, match=r"^prices: models with their prices, or a file of them, are needed, not "):
+        MoAConfig(proposers=["openai:a"], aggregator="openai:b", prices=given)
+
+
+@pytest.mark.parametrize("usd", [True, "0.5"])
+def test_a_budget_in_dollars_is_a_number(usd: Any) -> None:
+    """What is no number in Python is none in a mixture's file."""
+    with pytest.raises(MoAConfigError, match=r"^budget\.usd: a number is needed, not "):
+        MoAConfig(proposers=["openai:a"], aggregator="openai:b", budget={"usd": usd})

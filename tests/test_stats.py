@@ -18,7 +18,7 @@ from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from moa_graph import LayerPolicy, QuorumError, create_moa, stats
+from moa_graph import FinalError, LayerPolicy, QuorumError, create_moa, stats
 from moa_graph.errors import MoAConfigError, MoAError
 from moa_graph.stats import Store, place, record, setting, usual_output
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request
@@ -155,6 +155,15 @@ async def test_a_fallback_is_not_the_model_that_was_asked_first():
     assert rows("SELECT asked, model FROM calls WHERE role = 'final'") == [(None, "c")]
 
 
+async def test_a_final_model_that_failed_is_the_one_that_was_asked():
+    """Nobody answered in its place, so whoever is counted by `asked` finds it."""
+    moa = create_moa([model("a")], model("x", bad_request()), 2)
+    with pytest.raises(FinalError) as failed:
+        await moa.ainvoke(ASK)
+    record(failed.value.receipt, config="mine", graph=moa, error=failed.value)
+    assert rows("SELECT asked, status FROM calls WHERE role = 'final'") == [("x", "error")]
+
+
 # Text
 
 
@@ -177,6 +186,7 @@ def test_no_text_unless_asked_to(kept: tuple[Any, Any], wanted: str | None, monk
         ("BadRequestError: 'Why is the sky\n blue?' is refused", "BadRequestError: '…' is refused"),
         ("blocked: Why is the sky b… (too long)", "blocked: …… (too long)"),
         ("no word of it", "no word of it"),
+        ("400 - no sky of why 42 is BLUE", "400 - no sky of … 42 is …"),
     ],
 )
 def test_an_error_does_not_tell_the_question(said: str, kept: str):

@@ -71,6 +71,8 @@ def ask(
             state = _run(graph, asked, stream=not as_json, review=review)
         except MoARunError as error:
             _save(error, choice, as_json=as_json)
+            if show_receipt and error.receipt:
+                receipt.show(error.receipt)
             raise
         answered(state["messages"][-1])
         if as_json:
@@ -102,6 +104,7 @@ def _confirm(choice: "Choice", question: str) -> None:
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise MoAConfigError("--confirm asks on a terminal, and this is none: use moa estimate, or --budget USD")
     if not typer.confirm("Ask?", err=True):
+        say("nobody was asked")
         raise typer.Exit(1)
 
 

@@ -155,9 +155,13 @@ def _done(runner: "asyncio.Runner", talk: "Talk", line: str, at_keyboard: bool) 
 
 
 def _why(error: Exception) -> str:
-    from moa_graph.errors import MoAError, MoARunError, clean, describe
+    from moa_graph.errors import BudgetExceededError, MoAError, MoARunError, clean, describe
 
     if not isinstance(error, MoAError):
         return clean(describe(error))
-    resumed = "; /retry asks only those that have not answered" if isinstance(error, MoARunError) else ""
+    resumed = ""
+    if isinstance(error, BudgetExceededError):
+        resumed = "; with a higher budget in its file, moa chat --thread and /retry go on"
+    elif isinstance(error, MoARunError):
+        resumed = "; /retry asks only those that have not answered"
     return " ".join(str(error).split()) + resumed

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -55,7 +56,7 @@ def dollars(usd: float | None, at_least: float = 0.0) -> str:
     """A sum as a column has it: cents and above with two digits that count, `12.3+` where there is more."""
     if usd is None:
         return f"{dollars(at_least)}+" if at_least else "?"
-    return "0" if usd == 0 else f"{usd:.2f}" if usd >= 1 else f"{usd:.2g}" if usd >= 1e-4 else f"{usd:.1e}"
+    return "0" if usd == 0 else f"{usd:.2f}" if usd >= 1 else f"{usd:.{1 - floor(log10(usd))}f}"
 
 
 def show_proposals(proposals: Sequence["Proposal"]) -> None:
