@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moa_graph import MoAConfig, MoAConfigError
+from moa_graph.cli import run
 from moa_graph.eval import alpaca_eval, alpaca_judging
 from moa_graph.eval import run as run_module
 from moa_graph.eval.alpaca_eval import JudgeError
@@ -86,6 +87,11 @@ def test_judged_and_scored(
     items = {item["id"]: item for item in lines("items.jsonl")}
     assert [row["index"] for row in rows] == [items[line["item"]]["index"] for line in lines("judgements.jsonl")]
     assert len(annotator.asked) == 5
+    capsys.readouterr()
+    assert run(["eval", "budget", "out"]) == 0
+    _, names, row, *words = capsys.readouterr().out.splitlines()
+    assert dict(zip(names.split(), row.split(), strict=True))["lc"] == "71.5"
+    assert "LC: the length-controlled win rate, with reconstructed regularisation data" in " ".join(words)
 
 
 @with_data

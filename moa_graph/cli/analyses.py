@@ -25,7 +25,7 @@ _SAID: Final = {
     "budget": "The score against $ and TFLOPs, and who is on the Pareto front.",
 }
 _WIDE: Final = 200
-_NUMBERS: Final = ("score", "low", "high", "scored")
+_NUMBERS: Final = ("score", "low", "high", "scored", "lc")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,13 +46,17 @@ def _command(name: str) -> Any:
                 show_default=False,
             ),
         ] = None,
+        data_dir: Annotated[
+            Path | None,
+            typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     ) -> None:  # fmt: skip
         with starting():
             from moa_graph.eval.analyses import ANALYSES
             from moa_graph.eval.gathered import gathered
 
-            found = ANALYSES[name](gathered([path.expanduser() for path in directories]))
+            found = ANALYSES[name](gathered([path.expanduser() for path in directories], data_dir))
         if out is not None:
             from moa_graph.eval.analysis_files import write as written
 
@@ -97,13 +101,15 @@ def _drawn(found: Mapping[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(_TITLES.get(name, name), overflow="fold", justify="right" if name in _COUNTED else "left")
-    for name in ("score", "95% interval", "items"):
+    controlled = "lc" in found["rows"][0]
+    for name in ("score", "95% interval", "items", *(["LC"] if controlled else [])):
         table.add_column(name, justify="right", no_wrap=True)
     before: Mapping[str, Any] = {}
     for row in found["rows"]:
         interval = "-" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
         told = [_cell(row, name, before) for name in columns]
-        table.add_row(*told, f"{row['score']:.2f}", interval, str(row["scored"]))
+        last = ["-" if row["lc"] is None else f"{row['lc']:.2f}"] if controlled else []
+        table.add_row(*told, f"{row['score']:.2f}", interval, str(row["scored"]), *last)
         before = row
     return table
 
@@ -125,7 +131,8 @@ def _cell(row: Mapping[str, Any], name: str, before: Mapping[str, Any]) -> Text:
 
 def _plain(found: Mapping[str, Any]) -> list[str]:
     """The same columns whatever is in them, the contender's name last: there may be spaces in it."""
-    columns = [*_NUMBERS, *_columns(found), *(name for name in found["rows"][0] if name.startswith("front_"))]
+    numbers = [name for name in _NUMBERS if name in found["rows"][0]]
+    columns = [*numbers, *_columns(found), *(name for name in found["rows"][0] if name.startswith("front_"))]
     rows = [[*(_word(row[name]) for name in columns), " ".join(row["contender"].split())] for row in found["rows"]]
     return aligned([[*columns, "contender"], *rows])
 
@@ -143,6 +150,6 @@ def _words(found: Mapping[str, Any]) -> list[str]:
             "*: on the front. TFLOPs: 2 x active parameters x tokens out, of each layer the largest, as in the paper; "
             "and of all calls."
         )
-    if found["benchmark"] == "alpaca-eval":
-        said.append("The score is the win rate; it is not length-controlled.")
+    if control := found["length_control"]:
+        said.append(f"The score is the win rate; {control}.")
     return [*said, f"The paper: {found['paper']}."]

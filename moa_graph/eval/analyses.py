@@ -169,7 +169,7 @@ def _told(name: str, runs: Gathered, rows: Sequence[Any], says: Sequence[str], m
         raise MoAConfigError(f"{name}: {missing}; the same `moa eval run` with --vary {name} asks it")
     return {
         "analysis": name, "benchmark": runs.benchmark, "judge": runs.judge, "items": runs.items, "unit": runs.unit,
-        "rows": list(rows), "says": list(says), "paper": PAPER[name],
+        "rows": list(rows), "says": list(says), "length_control": runs.length_control, "paper": PAPER[name],
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_graph.errors import MoAConfigError
+from moa_graph.eval.alpaca_judging import length_controlled
 from moa_graph.eval.score import Scored, Standing, scored
 from moa_graph.eval.statistics import compare
 from moa_graph.eval.statistics import mean as estimated
@@ -27,6 +28,8 @@ class Member:
     final: str | None
     aggregator: str
     otherwise: str
+    controlled: Mapping[str, Any] | None = None
+    """On AlpacaEval, what the leaderboard says of it."""
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -55,7 +58,11 @@ class Gathered:
     members: Sequence[Member]
 
     def value(self, member: Member) -> dict[str, Any]:
-        """What a row says of a contender: its score and 95% interval, and of how many items they are."""
+        """What a row says of a contender: its score and 95% interval, and of how many items they are.
+
+        On AlpacaEval its length-controlled win rate too: `None` where there is none.
+        """
+        controlled = {} if member.controlled is None else {"lc": member.controlled["length_controlled_winrate"]}
         found = list(member.scores.values())
         mean = estimated(found, seed=self.seed) if len(found) > 1 else None
         return {
@@ -63,8 +70,19 @@ class Gathered:
             "low": mean.low if mean else None,
             "high": mean.high if mean else None,
             "scored": len(found),
+            **controlled,
             "contender": member.name,
         }
+
+    @property
+    def length_control(self) -> str | None:
+        """On AlpacaEval, where the length-controlled win rates are from, or why there are none."""
+        told = next((member.controlled for member in self.members if member.controlled is not None), None)
+        if told is None:
+            return None
+        if told["length_controlled_winrate"] is None:
+            return f"no length-controlled win rate: {told['reason']}"
+        return f"LC: the length-controlled win rate, with {told['regularisation']} regularisation data"
 
     def says(self, ours: Member, theirs: Member, names: tuple[str, str]) -> str:
         """How two of them differ, item by item, in words."""
@@ -73,14 +91,18 @@ class Gathered:
         return compare(ours.scores, theirs.scores, seed=self.seed).sentence(*names, " points")
 
 
-def gathered(paths: Sequence[Path]) -> Gathered:
-    """The contenders of these runs that have scores. Raises MoAConfigError where runs cannot be compared."""
+def gathered(paths: Sequence[Path], data_dir: Path | None = None) -> Gathered:
+    """The contenders of these runs that have scores. Raises MoAConfigError where runs cannot be compared.
+
+    data_dir: where AlpacaEval's `df_gamed.csv` lies, which length control is regularised with.
+    """
     runs = [(path, scored(path)) for path in paths]
     for path, run in runs[1:]:
         _check(runs[0][0], runs[0][1], path, run)
     members: dict[str, Member] = {}
     marks: set[str] = set()
     for path, run in runs:
+        controlled = _controlled(run, data_dir)
         for standing in run.standings.values():
             about = standing.about
             if not standing.scores or about["fingerprint"] in marks:
@@ -92,7 +114,7 @@ def gathered(paths: Sequence[Path]) -> Gathered:
                 )
             name = about["name"] if about["name"] not in members else f"{about['name']} ({path})"
             marks.add(about["fingerprint"])
-            members[name] = _member(name, standing)
+            members[name] = _member(name, standing, controlled.get(about["name"]))
     if not members:
         raise MoAConfigError(f"{', '.join(map(str, paths))}: nothing is judged yet: moa eval run … --judge MODEL")
     first = runs[0][1]
@@ -101,12 +123,18 @@ def gathered(paths: Sequence[Path]) -> Gathered:
     return Gathered(told["benchmark"], judge, first.rubric.unit, len(first.items), told["seed"], list(members.values()))
 
 
-def _member(name: str, standing: Standing) -> Member:
+def _controlled(run: Scored, data_dir: Path | None) -> dict[str, dict[str, Any]]:
+    if run.directory.run["benchmark"] != "alpaca-eval":
+        return {}
+    return length_controlled(run.directory, run.items, list(run.standings), data_dir)
+
+
+def _member(name: str, standing: Standing, controlled: Mapping[str, Any] | None) -> Member:
     shape = standing.about["shape"]
     panels = tuple(tuple(panel) for panel in shape["proposers"])
     return Member(
         name, standing.about["kind"], standing, shape["depth"], panels, shape["final"], shape["aggregator"],
-        shape["otherwise"],
+        shape["otherwise"], controlled,
     )  # fmt: skip
 
 
