@@ -7,7 +7,7 @@ from moa_graph import fit
 from moa_graph.budget import Amount, Purse, spent
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import expected, likely_answer
+from moa_graph.reading import about_answers, expected, likely_answer
 from moa_graph.run import Run, exceeded
 from moa_graph.state import Proposal
 from moa_graph.steps import Step
@@ -76,6 +76,7 @@ def _at_end(terms: Terms, state: State, more: int = 0) -> Amount:
 
 def _rest(state: State, terms: Terms) -> Amount:
     """What the layers behind this one, and the final model, are expected to take."""
-    read_too = [sum(map(likely_answer, panel)) for panel in [terms.panel, *terms.later]]
-    layers = [expected(seat, state, more) for more, panel in zip(read_too, terms.later, strict=False) for seat in panel]
-    return Amount.sum([*layers, _at_end(terms, state, read_too[-1])])
+    read = [about_answers(terms.prompt, [*map(likely_answer, panel)]) for panel in [terms.panel, *terms.later]]
+    bare = {**state, "synthesis": ""}  # each reads the answers of the layer before it, and no others
+    layers = [expected(seat, bare, more) for more, panel in zip(read, terms.later, strict=False) for seat in panel]
+    return Amount.sum([*layers, _at_end(terms, bare, read[-1])])

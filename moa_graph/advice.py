@@ -21,6 +21,8 @@ from moa_graph.panel import Layer, Proposer
 
 __all__ = ["fitted", "identities", "sampled"]
 
+_APART: Final = ("model", "parameters", "usual_output")  # of a proposer: named by itself, or no part of an answer
+
 _ADVISE: Final = """\
 The model that answers in the end can call the tools below; you cannot. Say in plain text what you would answer, or \
 which of them you would call, with which arguments, and why.
@@ -233,7 +235,7 @@ def _shape(panels: Any) -> Any:
 
 
 def _identity(proposer: Proposer, own: str) -> list[Any]:
-    said = {f.name: getattr(proposer, f.name) for f in fields(Proposer) if f.name not in ("model", "parameters")}
+    said = {f.name: getattr(proposer, f.name) for f in fields(Proposer) if f.name not in _APART}
     parameters = {name: value for name, value in proposer.parameters.items() if name != "rate_limiter"}
     if isinstance(proposer.model, str):
         return [proposer.model, repr(said), repr(parameters)]

@@ -56,9 +56,10 @@ class Budget:
     shared: one budget for all runs of all graphs it is given to, in this process; else each run has its own. A run
     begins where there is enough for all of it: ten runs at once are not stopped half-way, each without an answer.
 
-    A layer is expected to cost its prompts, and of each model `USUAL_OUTPUT` tokens or `max_tokens`, whichever is
-    less. What a call really used counts as soon as it has ended, so that a run goes over by no more than the calls
-    that were in flight. What an agent or a graph asks within counts once it has answered.
+    A layer is expected to cost its prompts, and of each model its usual answer (`Proposer.usual_output`; `MoAConfig`
+    knows it from earlier runs), else `USUAL_OUTPUT` tokens, but no more than `max_tokens`. What a call really used
+    counts as soon as it has ended, so that a run goes over by no more than the calls that were in flight. What an
+    agent or a graph asks within counts once it has answered.
 
     Raises MoAConfigError for a limit that is not a positive number, for none, or for another word in `on_exceed`.
     """

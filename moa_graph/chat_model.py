@@ -97,7 +97,7 @@ class ChatMoA(OuterChatModel):
         keyed = {"api_key": self.api_key} if self.api_key else {}
         if self.config is not None:
             config = _config(self.config).model_copy(update=sampling)
-            own = {**config.arguments(), "stream_proposers": False, **own}
+            own = {**config.arguments(budget=own.get("budget")), "stream_proposers": False, **own}
         policy = checked(own.get("policy")) or LayerPolicy()
         own["policy"] = policy.but(timeout=self.timeout, retries=self.max_retries)
         if missing := [name for name in ("proposers", "aggregator") if name not in own]:

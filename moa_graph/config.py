@@ -11,7 +11,16 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from moa_graph.aggregator import (
@@ -303,6 +312,8 @@ class MoAConfig(StepsConfig):
     stream_proposers: bool = False
     description: str = ""
     retired: str = ""
+    _usual: dict[str, float] = PrivateAttr(default_factory=dict)
+    """Model -> tokens of its usual answer, where a budget wants to know."""
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -363,13 +374,17 @@ class MoAConfig(StepsConfig):
         `stand_in` makes a runnable of each model's id in place of the model: to draw, or to test, without keys.
         Raises MoAConfigError as `create_moa` does.
         """
-        return create_moa(**{**self.arguments(stand_in), **runtime})
+        return create_moa(**{**self.arguments(stand_in, runtime.get("budget")), **runtime})
 
-    def arguments(self, stand_in: StandIn | None = None) -> dict[str, Any]:
-        """What is described here, as `create_moa` takes it."""
+    def arguments(self, stand_in: StandIn | None = None, budget: Budget | None = None) -> dict[str, Any]:
+        """What is described here, as `create_moa` takes it.
+
+        With a budget, its own or the one given, every model has the length of its answers that `estimate` expects.
+        """
+        known = self._measured() if budget or self.budget else self
         return {
-            "proposers": self._proposers(stand_in),
-            "aggregator": self._aggregator(lambda model: model.proposer(self, stand_in)),
+            "proposers": known._proposers(stand_in),
+            "aggregator": known._aggregator(lambda model: model.proposer(known, stand_in)),
             "layers": self.layers,
             "policy": self.policy.policy(),
             "prompt": self._prompt(),
@@ -381,7 +396,8 @@ class MoAConfig(StepsConfig):
         """What a run is going to take: calls, tokens, $ and TFLOPs per layer. Nothing is asked, no key is needed.
 
         `messages`: a question, or what a graph takes. How long answers are is known from the runs of the command
-        line (`moa_graph.stats`), else assumed. Raises MoAConfigError as `build` does, models and keys apart.
+        line (`moa_graph.stats`), else assumed; a budget expects the same. Raises MoAConfigError as `build` does,
+        models and keys apart.
         """
         panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self.panels()]
         beside = [self._beside(layer) for layer in self._layers()]
@@ -392,8 +408,17 @@ class MoAConfig(StepsConfig):
         finals = [] if isinstance(family, Vote) else models_of(family)[:1]
         windows = family.parts(len(panels[-1])) if isinstance(family, Sequential) and panels else []
         finals *= max(1, len(windows))
-        usual = usual_output(sorted({one.model for panel in [*panels, finals] for one in panel}))
-        return estimate(panels, finals, messages, self._prompt(), usual, beside, windows, getattr(family, "keep", 1))
+        usual, keep = self._usual_output(), getattr(family, "keep", 1)
+        return estimate(panels, finals, messages, self._prompt(), usual, beside, windows, keep)
+
+    def _usual_output(self) -> dict[str, float]:
+        """Of the proposers and the final models, as far as it is known: the tokens of a usual answer."""
+        return usual_output(sorted({one.model for panel in [*self.panels(), self.finals] for one in panel}))
+
+    def _measured(self) -> Self:
+        made = self.model_copy()
+        made._usual = self._usual_output()
+        return made
 
     def _beside(self, layer: Layer) -> list[Beside]:
         """Whom a layer's steps ask, in the order in which they do."""
@@ -453,10 +478,11 @@ class MoAConfig(StepsConfig):
         return given.family(make) if isinstance(given, AggregatorConfig) else [make(model) for model in given]
 
     def own(self, model: ProposerConfig) -> dict[str, Any]:
-        """What is said of this model that its provider does not need: its price, its context window."""
+        """What is said of this model that its provider does not need: price, context window, length of an answer."""
         prices = self._own_prices()
         price = prices.get(model.model) or prices.get(model.model.partition(":")[2])
-        return {"price": price, "context_window": model.context_window}
+        window, usual = model.context_window, self._usual.get(model.model)
+        return {"price": price, "context_window": window, "usual_output": usual}
 
     def _budget(self) -> Budget | None:
         return self.budget.budget() if self.budget else None

@@ -5,12 +5,12 @@ from typing import Any, Final, NamedTuple
 
 from typing_extensions import TypedDict
 
-from moa_graph.fit import about, about_messages
+from moa_graph.fit import about_messages
 from moa_graph.flops import tflops
 from moa_graph.prices import Prices
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.questions import conversation
-from moa_graph.reading import likely_output
+from moa_graph.reading import about_answers, likely_output
 from moa_graph.receipt import known, total
 
 __all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate"]
@@ -84,14 +84,14 @@ def estimate(
     Raises MoAConfigError where there is no question.
     """
     question = conversation(messages)
-    instruction, tokens = about(prompt.synthesis([])), about_messages(question)
+    tokens = about_messages(question)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
     for number, asked in enumerate([*panels, finals], 1):
         shown = [before] * len(asked)
         if windows and number > len(panels):
             kept = [_output(one, usual) for one in asked]
             shown = [[*kept[max(0, k - keep) : k], *before[slice(*part)]] for k, part in enumerate(windows)]
-        read = [instruction + sum(each) + 4 * len(each) if each else 0 for each in shown]
+        read = [about_answers(prompt, each) for each in shown]
         given = [about_messages(x_next(question, "", one.system)) + more for one, more in zip(asked, read, strict=True)]
         before = [_output(one, usual) for one in asked]
         calls = [*zip(asked, given, before, strict=True)]
@@ -134,9 +134,7 @@ def _layer(number: int, calls: Sequence[tuple[Asked, int, int]]) -> LayerEstimat
 
 
 def _output(one: Asked, usual: Mapping[str, float]) -> int:
-    if (length := usual.get(one.model)) is None:
-        return likely_output(one.max_tokens)
-    return round(length if one.max_tokens is None else min(length, one.max_tokens))
+    return likely_output(one.max_tokens, usual.get(one.model))
 
 
 def _cost(one: Asked, given: int, said: int) -> float | None:

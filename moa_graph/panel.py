@@ -1,5 +1,6 @@
 """Who is asked: proposers, and the layers they sit in."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,8 @@ class Proposer:
     (seconds) and `retries` go before the layer's policy. `base_url`: any OpenAI-compatible endpoint;
     `api_key_env`: the variable its key stands in. `parameters`: further keywords of the model. `price` goes before
     the known one ($ per million tokens). `context_window` (tokens, prompt and answer together) goes before what
-    LangChain's profile of the model says.
+    LangChain's profile of the model says. `usual_output`: the tokens that a budget expects of an answer, where
+    `max_tokens` allows them; `None`: `moa_graph.budget.USUAL_OUTPUT`.
     """
 
     model: ModelLike
@@ -49,6 +51,7 @@ class Proposer:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     price: Price | None = None
     context_window: int | None = None
+    usual_output: float | None = None
 
     def resolve(self, where: str) -> Model:
         """The model behind this proposer. Raises MoAConfigError, naming `where`."""
@@ -103,6 +106,8 @@ class Seat:
     prices: Prices
     room: int | None
     """Tokens that a prompt may take; `None`: unknown."""
+    usual_output: float | None
+    """Tokens of its usual answer; `None`: unknown."""
 
     @cached_property
     def known_as(self) -> list[str]:
@@ -112,15 +117,21 @@ class Seat:
 
 
 def seated(layer: int, slot: int, name: str, model: Model, proposer: Proposer, policy: LayerPolicy, where: str) -> Seat:
-    """Seat one proposer, or a final model. Raises MoAConfigError for a price or a window that is none."""
+    """Seat one proposer, or a final model. Raises MoAConfigError for a price, a window or a length that is none."""
     window = proposer.context_window
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise MoAConfigError(f"{where}: context_window is {window!r}: a whole number of tokens, at least 1, is needed")
+    if (usual := proposer.usual_output) is not None and not _is_length(usual):
+        raise MoAConfigError(f"{where}: usual_output is {usual!r}: a number of tokens is needed, or None")
     if proposer.price is not None and not isinstance(proposer.price, Price):
         raise MoAConfigError(f"{where}: price is {proposer.price!r}: give moa_graph.prices.Price(input=…, output=…)")
     own = policy.but(timeout=proposer.timeout, retries=proposer.retries)
     prices = Prices({model.id: proposer.price} if proposer.price else None).load()
-    return Seat(layer, slot, name, model, proposer.system, own, policy, prices, _room(model, window))
+    return Seat(layer, slot, name, model, proposer.system, own, policy, prices, _room(model, window), usual)
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _room(model: Model, window: int | None) -> int | None:

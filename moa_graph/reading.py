@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.messages import BaseMessage
 
@@ -13,9 +13,11 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.state import Fitting, Proposal
 
-__all__ = ["asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown"]
+__all__ = ["about_answers", "asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown"]
 
 State = Any
+
+_NUMBER: Final = 4  # tokens of a reference's number and line break
 
 
 def asked(state: State) -> list[BaseMessage]:
@@ -88,7 +90,7 @@ def shown(state: State, references: Sequence[str], prompt: Prompt, seed: int | N
 
 
 def expected(seat: Seat, state: State, more: int = 0) -> Amount:
-    """What an answer of `seat` is expected to take: its prompt, and USUAL_OUTPUT tokens or its `max_tokens`.
+    """What an answer of `seat` is expected to take: its prompt, and as many tokens as `likely_answer` says.
 
     `more`: tokens of references that are not in the state yet.
     """
@@ -100,9 +102,15 @@ def expected(seat: Seat, state: State, more: int = 0) -> Amount:
 
 def likely_answer(seat: Seat) -> int:
     """Output tokens that are expected of an answer of `seat`."""
-    return likely_output(seat.model.parameters.get("max_tokens"))
+    return likely_output(seat.model.parameters.get("max_tokens"), seat.usual_output)
 
 
-def likely_output(max_tokens: int | None) -> int:
-    """Output tokens that are expected of an answer."""
-    return USUAL_OUTPUT if max_tokens is None else min(USUAL_OUTPUT, max_tokens)
+def likely_output(max_tokens: int | None, usual: float | None = None) -> int:
+    """Output tokens that are expected of an answer: the usual ones, else USUAL_OUTPUT, and never over `max_tokens`."""
+    length = USUAL_OUTPUT if usual is None else round(usual)
+    return length if max_tokens is None else min(length, max_tokens)
+
+
+def about_answers(prompt: Prompt, lengths: Sequence[int]) -> int:
+    """Tokens that answers of these lengths are expected to take as references, with what they follow."""
+    return fit.about(prompt.synthesis([])) + sum(lengths) + _NUMBER * len(lengths) if lengths else 0

@@ -9,8 +9,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from moa_graph import Budget, BudgetExceededError, LayerPolicy, MoAConfig, MoAConfigError, Prompt, Proposer, create_moa
 from moa_graph.prices import Price
+from moa_graph.stats import record
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request, rate_limited
 from tests.server import Behaviour, RecordingServer
+from tests.test_stats import call, made
 
 ASK = {"messages": [("user", "Why is the sky blue?")]}
 WAYS = pytest.mark.parametrize("way", ["invoke", "ainvoke"])
@@ -271,3 +273,75 @@ def test_a_budget_as_an_object_in_a_config() -> None:
     made = MoAConfig(proposers=["openai:a"], aggregator="openai:b", budget=Budget(calls=3))
     assert made.budget
     assert made.budget.budget() == Budget(calls=3)
+
+
+# What it expects of an answer
+
+
+def described(budget: Budget | None = None, **changes: Any) -> MoAConfig:
+    """A mixture of two models in two layers; with answers of 20 tokens in the statistics, where `known` was called."""
+    prices = {name: {"input": 1, "output": 10} for name in ("a", "b", "c")}
+    given = {"proposers": ["openai:a", "openai:b"], "aggregator": "openai:c", "budget": budget, "prices": prices}
+    return MoAConfig(**{**given, **changes})
+
+
+def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    record(made(call("openai:a"), call("openai:b"), final=call("openai:c", proposer="final")), config="mine")
+
+
+def built(config: MoAConfig, **runtime: Any) -> Any:
+    return config.build(stand_in=lambda name: ScriptedChatModel(answers=["Blue."], model_name=name), **runtime)
+
+
+@pytest.mark.parametrize("length", [20, 500])
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_budget_expects_what_an_estimate_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, length: int, own: bool
+) -> None:
+    """A run for which all is set aside begins with the tokens of its estimate, and with one less it does not,
+    whether lengths were measured or not, and whether the budget is the mixture's or the call's.
+    """
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    if length == 20:
+        known(monkeypatch, tmp_path)
+    estimated = described().estimate("Why is the sky blue?")
+    whole = estimated["input_tokens"] + estimated["output_tokens"]
+    assert estimated["output_tokens"] == 5 * length
+
+    def limited(limit: int) -> Any:
+        budget = Budget(tokens=limit, shared=True)
+        return built(described(budget)) if own else built(described(), budget=budget)
+
+    assert receipt_of(await run(limited(whole)))["calls"] == 5
+    with pytest.raises(BudgetExceededError, match="from layer 1 on"):
+        await run(limited(whole - 1))
+
+
+@pytest.mark.parametrize("on_exceed", ["stop", "answer"])
+async def test_what_was_estimated_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, on_exceed: Any) -> None:
+    """A budget of the $ that were estimated from measured answers leaves nothing out."""
+    known(monkeypatch, tmp_path)
+    usd = described().estimate("Why is the sky blue?")["cost_usd"]
+    receipt = receipt_of(await run(built(described(), budget=Budget(usd=usd, on_exceed=on_exceed))))
+    assert (receipt["calls"], receipt["stopped"]) == (5, None)
+
+
+def test_lengths_are_read_for_a_budget_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """The store is read where there is a budget, not otherwise, and not where it is switched off."""
+    known(monkeypatch, tmp_path)
+    lengths = [p.usual_output for p in described(Budget(calls=9)).arguments()["proposers"]]
+    assert lengths == [20.0, 20.0]
+    assert [p.usual_output for p in described().arguments()["proposers"]] == [None, None]
+    monkeypatch.setenv("MOA_GRAPH_STATS", "off")
+    assert [p.usual_output for p in described(Budget(calls=9)).arguments()["proposers"]] == [None, None]
+
+
+async def test_a_proposer_may_say_how_long_its_answers_are() -> None:
+    """`usual_output` goes before 500 tokens, `max_tokens` before it, and what is no number is refused."""
+    for said, most, whole in ((1000, None, r"1,0\d\d"), (1000, 700, r"7\d\d")):
+        one = Proposer(ScriptedChatModel(), usual_output=said, max_tokens=most)
+        with pytest.raises(BudgetExceededError, match=f"about {whole} tokens more"):
+            await run(mixture(Budget(tokens=600), [one]))
+    with pytest.raises(MoAConfigError, match="usual_output is -1: a number of tokens is needed"):
+        mixture(None, [Proposer(ScriptedChatModel(), usual_output=-1)])

@@ -318,6 +318,9 @@ def test_mixtures_are_told_apart() -> None:
     keys = {what: moa._get_llm_string() for what, moa in different().items()}
     assert len(set(keys.values())) == len(keys)
     assert keys["this"] == mixture()._get_llm_string()
+    expecting = mixture(proposers=[scripted("a"), Proposer(scripted("b"))])
+    longer = mixture(proposers=[scripted("a"), Proposer(scripted("b"), usual_output=900)])
+    assert longer._get_llm_string() == expecting._get_llm_string()  # it makes no other answer
 
 
 @pytest.mark.usefixtures("llm_cache")
