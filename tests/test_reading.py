@@ -127,7 +127,7 @@ def test_an_unknown_fit_is_refused() -> None:
 @pytest.mark.parametrize("window", [0, -1, 1.5, True, "4k"])
 def test_a_window_that_is_none_is_refused(window: Any) -> None:
     """The model is named when the mixture is built."""
-    with pytest.raises(MoAConfigError, match=r"aggregator: context_window is .*: a whole number of tokens, at least 1,"):
+    with pytest.raises(MoAConfigError, match=r"aggregator: context_window is .*: a whole number of tokens, at least 1"):
         create_moa([ScriptedChatModel()], Proposer(ScriptedChatModel(), context_window=window))
 
 
