@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from moa_graph import fit
 from moa_graph.budget import Amount, Purse, spent
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import about_answers, expected, likely_answer
+from moa_graph.reading import about_answers, about_synthesis, expected, likely_answer
 from moa_graph.run import Run, exceeded
 from moa_graph.state import Proposal
 from moa_graph.steps import Step
@@ -57,9 +56,9 @@ def _hold(run: Run, purse: Purse, earlier: Sequence[Proposal], state: State, ter
         aside = _rest(state, terms)
     else:
         answer = purse.budget.on_exceed == "answer" and state.get("synthesis")
-        aside = _at_end(terms, state) if answer else Amount()
+        aside = _rest(state, terms._replace(later=())) if answer else Amount()
     if not (why := purse.hold(run, needs, aside)) and not purse.budget.shared:
-        purse.promise(run, _at_end(terms, state))
+        purse.promise(run, _rest(state, terms._replace(later=())))
     return why
 
 
@@ -69,7 +68,7 @@ def _at_end(terms: Terms, state: State, more: int = 0) -> Amount:
         return Amount()
     if terms.windows == 1:
         return expected(terms.finals[0], state, more)
-    part = (fit.about(state.get("synthesis", "")) + more) // terms.windows
+    part = (about_synthesis(state) + more) // terms.windows
     seat = terms.finals[0]
     return Amount.sum([expected(seat, {**state, "synthesis": ""}, part + likely_answer(seat))] * terms.windows)
 

@@ -18,7 +18,7 @@ from moa_graph.events import LayerDone, LayerLeftOut, Tell, teller
 from moa_graph.loops import run_sync
 from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt
-from moa_graph.reading import asked, expected, read, reference
+from moa_graph.reading import about_answers, about_reference, asked, expected, read, reference
 from moa_graph.state import Carry, Proposal
 from moa_graph.waiting import KEY, LayerRun, too_few
 
@@ -106,11 +106,13 @@ class Aggregate(Node):
         answered = [p for p in own if p["status"] == "ok"]
         if len(answered) < self._quorum:
             raise too_few(self._layer, self._quorum, max(self._asked(state), len(own)), own)
-        synthesis, spans = self._prompt.placed([reference(p) for p in answered if "unread" not in p], seed)
+        read_on = [p for p in answered if "unread" not in p]
+        synthesis, spans = self._prompt.placed([reference(p) for p in read_on], seed)
+        tokens = about_answers(self._prompt, [*map(about_reference, read_on)])
         decided = [d for d in state.get("decisions") or () if d["layer"] == self._layer]
         used = spent([*own, *(d["call"] for d in decided if "call" in d and d["step"] != "stop")])
         before = Amount(*(state.get("carry") or {}).get("spent", ()))
-        carry = Carry(spans=spans, length=len(synthesis), spent=[*before.plus(used)], stopped="")
+        carry = Carry(spans=spans, length=len(synthesis), tokens=tokens, spent=[*before.plus(used)], stopped="")
         return {"synthesis": synthesis, "carry": carry}
 
     def _asked(self, state: Mapping[str, Any]) -> int:

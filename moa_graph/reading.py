@@ -13,7 +13,18 @@ from moa_graph.panel import Seat
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.state import Fitting, Proposal
 
-__all__ = ["about_answers", "asked", "expected", "likely_answer", "likely_output", "read", "reference", "shown"]
+__all__ = [
+    "about_answers",
+    "about_reference",
+    "about_synthesis",
+    "asked",
+    "expected",
+    "likely_answer",
+    "likely_output",
+    "read",
+    "reference",
+    "shown",
+]
 
 State = Any
 
@@ -82,11 +93,8 @@ def reference(proposal: Proposal) -> str:
 def shown(state: State, references: Sequence[str], prompt: Prompt, seed: int | None = None) -> State:
     """The state of who reads these references, and no others. `seed`: of their order, where it is shuffled."""
     synthesis, spans = prompt.placed(references, None if seed is None else f"{seed}:aggregator")
-    return {
-        **state,
-        "synthesis": synthesis,
-        "carry": {**(state.get("carry") or {}), "spans": spans, "length": len(synthesis)},
-    }
+    carry = {key: value for key, value in (state.get("carry") or {}).items() if key != "tokens"}
+    return {**state, "synthesis": synthesis, "carry": {**carry, "spans": spans, "length": len(synthesis)}}
 
 
 def expected(seat: Seat, state: State, more: int = 0) -> Amount:
@@ -94,10 +102,25 @@ def expected(seat: Seat, state: State, more: int = 0) -> Amount:
 
     `more`: tokens of references that are not in the state yet.
     """
-    tokens = fit.about_messages(x_next(asked(state), state.get("synthesis", ""), seat.system)) + more
+    tokens = fit.about_messages(x_next(asked(state), "", seat.system)) + about_synthesis(state) + more
     output = likely_answer(seat)
     usd = seat.prices.cost(seat.known_as, {"input_tokens": tokens, "output_tokens": output})
     return Amount(usd or 0.0, tokens + output, 1)
+
+
+def about_synthesis(state: State) -> int:
+    """Tokens of what there is to read beside the conversation."""
+    synthesis, carry = state.get("synthesis", ""), state.get("carry") or {}
+    estimated = fit.about(synthesis)
+    return min(estimated, carry.get("tokens", estimated)) if carry.get("length") == len(synthesis) else estimated
+
+
+def about_reference(proposal: Proposal) -> int:
+    """Tokens of an answer as the next layer reads it: as many as were written, where that is known; else estimated."""
+    text = reference(proposal)
+    written = None if proposal.get("edited") else proposal.get("usage", {}).get("output_tokens")
+    estimated = fit.about(text)
+    return min(estimated, written + fit.about(text.removeprefix(proposal["content"]))) if written else estimated
 
 
 def likely_answer(seat: Seat) -> int:

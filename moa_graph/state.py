@@ -129,6 +129,8 @@ class Carry(TypedDict):
     """Where each reference stands in the synthesis: from, to."""
     length: int
     """Of that synthesis, in characters."""
+    tokens: NotRequired[int]
+    """Of that synthesis, as far as its authors' usage tells; else estimated."""
     spent: list[float]
     """By the layers before: $, tokens, calls."""
     stopped: str

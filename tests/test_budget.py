@@ -8,7 +8,9 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa_graph import Budget, BudgetExceededError, LayerPolicy, MoAConfig, MoAConfigError, Prompt, Proposer, create_moa
+from moa_graph.fit import about
 from moa_graph.prices import Price
+from moa_graph.reading import about_reference
 from moa_graph.stats import record
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request, rate_limited
 from tests.server import Behaviour, RecordingServer
@@ -291,7 +293,7 @@ def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def built(config: MoAConfig, **runtime: Any) -> Any:
-    return config.build(stand_in=lambda name: ScriptedChatModel(answers=["Blue."], model_name=name), **runtime)
+    return config.build(stand_in=lambda name: ScriptedChatModel(answers=["word " * 20], model_name=name), **runtime)
 
 
 @pytest.mark.parametrize("length", [20, 500])
@@ -318,13 +320,36 @@ async def test_a_budget_expects_what_an_estimate_does(
         await run(limited(whole - 1))
 
 
+MANY = [{"model": "openai:a", "samples": 6}]
+
+
 @pytest.mark.parametrize("on_exceed", ["stop", "answer"])
-async def test_what_was_estimated_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, on_exceed: Any) -> None:
-    """A budget of the $ that were estimated from measured answers leaves nothing out."""
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("proposers", [["openai:a", "openai:b"], [MANY, ["openai:b"]], [["openai:b"], MANY]])
+async def test_what_was_estimated_is_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, on_exceed: Any, shared: bool, proposers: Any
+) -> None:
+    """Where answers are as long as they were measured, a budget of what was estimated leaves nothing out: what is read
+    counts for what was written, not for the twice as much that its characters are taken for.
+    """
     known(monkeypatch, tmp_path)
-    usd = described().estimate("Why is the sky blue?")["cost_usd"]
-    receipt = receipt_of(await run(built(described(), budget=Budget(usd=usd, on_exceed=on_exceed))))
-    assert (receipt["calls"], receipt["stopped"]) == (5, None)
+    config = described(proposers=proposers)
+    estimated = config.estimate("Why is the sky blue?")
+    assert about("word " * 20) > 2 * 20
+    for limit in ({"usd": estimated["cost_usd"]}, {"tokens": estimated["input_tokens"] + estimated["output_tokens"]}):
+        budget = Budget(**limit, on_exceed=on_exceed, shared=shared)  # type: ignore[arg-type]
+        receipt = receipt_of(await run(built(config, budget=budget)))
+        assert (receipt["calls"], receipt["stopped"]) == (estimated["calls"], None)
+
+
+def test_a_reference_is_as_long_as_it_was_written() -> None:
+    """As the provider counted it; estimated where that is more (somebody thought first), unknown, or was edited."""
+    said: Any = {"content": "word " * 20, "usage": {"output_tokens": 25}}
+    estimated = about(said["content"])
+    assert about_reference(said) == 25
+    assert about_reference({**said, "usage": {"output_tokens": 900}}) == estimated
+    assert about_reference({**said, "usage": {}}) == about_reference({**said, "edited": True}) == estimated
+    assert about_reference({**said, "critique": "Too short."}) > 25 + about("Too short.")
 
 
 def test_lengths_are_read_for_a_budget_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
