@@ -83,6 +83,11 @@ class Budget:
         if self.shared:
             object.__setattr__(self, "_purse", Purse(self))
 
+    def smaller_than(self, need: Amount) -> list[str]:
+        """The limits that `need` goes beyond, in words: `$0.05`, `20 calls`."""
+        limits = zip((self.usd, self.tokens, self.calls), need, _SAID, strict=True)
+        return [said(limit) for limit, needed, said in limits if limit is not None and needed > limit * (1 + 1e-9)]
+
     def purse(self) -> "Purse":
         """What one run spends from."""
         return self._purse or Purse(self)

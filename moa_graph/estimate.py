@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from typing_extensions import TypedDict
 
+from moa_graph.budget import Amount, Budget
 from moa_graph.fit import about_messages
 from moa_graph.flops import tflops
 from moa_graph.prices import Prices
@@ -13,7 +14,7 @@ from moa_graph.questions import conversation
 from moa_graph.reading import about_answers, likely_output
 from moa_graph.receipt import known, total
 
-__all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate"]
+__all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate", "too_small"]
 
 _INSTRUCTION: Final = 200  # tokens of what a judge or a critic is told
 _VERDICT: Final = 30  # tokens of a decision
@@ -114,6 +115,17 @@ def estimate(
         tflops_total=total(layer["tflops"] for layer in layers),
         measured=sorted(everyone & usual.keys()),
     )
+
+
+def too_small(budget: Budget | None, made: Estimate) -> str:
+    """In one line, what a budget that is smaller than the estimate is going to do; `""`: none is."""
+    tokens = made["input_tokens"] + made["output_tokens"]
+    need = Amount(made["cost_usd"] or made["cost_usd_at_least"], tokens, made["calls"])
+    if budget is None or not (limits := budget.smaller_than(need)):
+        return ""
+    stops = budget.on_exceed == "stop" or len(made["layers"]) == 1
+    what = "the run will stop" if stops else "layers will be left out"
+    return f"the budget of {' and '.join(limits)} is smaller: {what}"
 
 
 def _judged(kind: str, one: Asked, question: int, answers: Sequence[int]) -> list[tuple[Asked, int, int]]:

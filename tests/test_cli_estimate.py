@@ -96,6 +96,33 @@ def test_confirming_wants_a_terminal(moa: Moa, priced: Path, server: RecordingSe
 
 
 @pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({"usd": 0.3}, "the budget of $0.3 is smaller: the run will stop"),
+        ({"usd": 0.3, "calls": 3, "on_exceed": "answer"}, "the budget of $0.3 and 3 calls is smaller: layers will be"),
+        ({"tokens": 40}, "the budget of 40 tokens is smaller: the run will stop"),
+        ({"usd": 1000, "tokens": 100_000, "calls": 5}, ""),
+    ],
+)
+def test_an_estimate_says_that_the_budget_is_smaller(
+    moa: Moa, server: RecordingServer, tmp_path: Path, budget: dict[str, Any], told: str  # noqa: F811
+):  # fmt: skip
+    """What the mixture's own budget would do to the run that is estimated, in a table and beside JSON."""
+    write(tmp_path / "bound.yaml", server.base_url, prices=PRICES, max_tokens=10, layers=3, budget=budget)
+    for options in ((), ("--json",)):
+        ran = moa("estimate", "Why?", "-c", "bound.yaml", *options)
+        assert (told in ran.err.splitlines()[-1], "smaller" in ran.err) == (True, bool(told))
+
+
+def test_confirming_says_that_the_budget_is_smaller(moa: Moa, priced: Path):  # noqa: F811
+    """`--budget` is what counts there, and it leaves layers out; unless the final model is all there is."""
+    ask = ("ask", "Why?", "-c", "priced.yaml", "--confirm")
+    assert "the budget of $0.3 is smaller: layers will be left out" in moa(*ask, "--budget", "0.3").err
+    assert "the budget of $0.001 is smaller: the run will stop" in moa(*ask, "--budget", "0.001", "-l", "1").err
+    assert "smaller" not in moa(*ask, "--budget", "100").err
+
+
+@pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"prices": {"openai:a": {"input": -1, "output": 1}}}, "openai:a: input"),

@@ -58,14 +58,14 @@ def ask(
 
         setting()  # a mistake in it is told before anybody is asked
         choice = chosen(config, layers)
-        graph = choice.build(
+        graph: Any = choice.build(
             cache=cache_on_disk() if cache else None,
             **(_kept() if review else {}),
             **({} if budget is None else {"budget": _limit(choice, budget)}),
         )
     announce(choice)
     if confirm:
-        _confirm(choice, asked)
+        _confirm(choice, asked, graph.budget)
     with recorded(choice.name, graph, asked) as answered:
         try:
             state = _run(graph, asked, stream=not as_json, review=review)
@@ -95,12 +95,12 @@ def _limit(choice: "Choice", usd: float) -> Any:
     return replace(own.budget(), usd=usd) if own else Budget(usd=usd, on_exceed="answer")
 
 
-def _confirm(choice: "Choice", question: str) -> None:
+def _confirm(choice: "Choice", question: str, budget: Any) -> None:
     """Raises MoAConfigError where nobody is there to ask, and leaves where they say no."""
     from moa_graph.cli.estimate import show
     from moa_graph.errors import MoAConfigError
 
-    show(choice.config.estimate(question), sys.stderr)
+    show(choice.config.estimate(question), sys.stderr, budget)
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise MoAConfigError("--confirm asks on a terminal, and this is none: use moa estimate, or --budget USD")
     if not typer.confirm("Ask?", err=True):

@@ -10,6 +10,7 @@ from moa_graph.cli.options import ConfigOption, LayersOption, QuestionArgument, 
 from moa_graph.cli.terminal import is_terminal, say, starting, write
 
 if TYPE_CHECKING:
+    from moa_graph.budget import Budget
     from moa_graph.estimate import Estimate, LayerEstimate
 
 __all__ = ["estimate", "show"]
@@ -27,16 +28,18 @@ def estimate(
     asked = asked_for(question or [], "moa estimate")
     with starting():
         choice = chosen(config, layers)
-        made = choice.config.estimate(asked)
+        made, own = choice.config.estimate(asked), choice.config.budget
+        budget = own.budget() if own else None
     announce(choice)
     if as_json:
         write(json.dumps(made, indent=2) + "\n")
+        _warn(made, budget)
     else:
-        show(made, sys.stdout)
+        show(made, sys.stdout, budget)
 
 
-def show(made: "Estimate", stream: TextIO | None) -> None:
-    """Print an estimate to a stream, and on standard error what it assumes."""
+def show(made: "Estimate", stream: TextIO | None, budget: "Budget | None") -> None:
+    """Print an estimate to a stream, and on standard error what it assumes, and whether the budget is smaller."""
     from rich.console import Console
     from rich.table import Table
 
@@ -55,6 +58,14 @@ def show(made: "Estimate", stream: TextIO | None) -> None:
         console.print(table)
     say(f"{money(made['cost_usd'], made['cost_usd_at_least'])}, if every model is asked once and answers")
     say(_assumed(made))
+    _warn(made, budget)
+
+
+def _warn(made: "Estimate", budget: "Budget | None") -> None:
+    from moa_graph.estimate import too_small
+
+    if smaller := too_small(budget, made):
+        say(smaller)
 
 
 def _row(name: str, told: "Estimate | LayerEstimate") -> list[str]:
