@@ -107,6 +107,34 @@ def test_description_and_retirement_are_told(moa: Moa, server: RecordingServer, 
     assert lines[:2] == ["old.yaml (as asked): Two of a kind", "retired: use new.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("windows", "fit", "layers", "told"),
+    [
+        ((None, None, 450), "trim", 2, "final model: 2 shortened"),
+        ((None, None, 450), "drop", 2, "final model: 1 left out"),
+        ((None, None, 30), "trim", 2, "final model: all 2 left out, it read the question alone"),
+        ((450, 30, None), "trim", 3, "layer 2: shortened for 1, all left out for 1 of 2"),
+        ((None, 450, 30), "drop", 3, "layer 2: left out for 1 of 2; final model: all 2 left out, it read the question"),
+        ((5000, 5000, 5000), "trim", 2, ""),
+    ],
+)
+def test_references_that_did_not_fit_are_told(
+    moa: Moa, server: RecordingServer, tmp_path: Path, windows: Any, fit: str, layers: int, told: str
+):
+    """Whoever did not read all of its references stands in the summary, without --receipt."""
+    models = [
+        {"model": f"openai:{name}", "base_url": server.base_url, "context_window": window}
+        for name, window in zip(("a", "b", "c"), windows, strict=True)
+    ]
+    own = {"proposers": models[:2], "aggregator": models[2], "layers": layers, "max_tokens": 20}
+    write(tmp_path / "narrow.yaml", server.base_url, **own, prompt={"text": "Merge:", "fit": fit})
+    for name, words in (("a", 120), ("b", 150)):
+        server.script(name, *[Behaviour(text="Blue light scatters the most. " * (words // 5))] * (layers - 1))
+    ran = moa("ask", "Why?", "-c", "narrow.yaml")
+    summary = ran.err.splitlines()[-1]
+    assert (ran.code, f"references did not fit: {told}" in summary, "did not fit" in summary) == (0, *[bool(told)] * 2)
+
+
 @pytest.mark.parametrize("arguments", [[], ["-"]])
 def test_question_from_standard_input(arguments: list[str], moa: Moa, mixture: Path, server: RecordingServer):
     """Without a question, or with `-` for it, standard input is the question."""

@@ -1,7 +1,7 @@
 """What came of a run, on standard error: one line, a table, every proposal."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,34 @@ def summary(receipt: "Receipt") -> str:
         f"{calls} call{'s' * (calls != 1)}{layers}, {tokens:,} token{'s' * (tokens != 1)} in and "
         f"{receipt['output_tokens']:,} out, {_cost(receipt)}{receipt['seconds']:.1f} s"
         + (f"; {receipt['stopped']}" if receipt.get("stopped") else "")
+        + ("; references did not fit: " + "; ".join(cut) if (cut := [*_cut(receipt)]) else "")
         + ("; the answer ends at max_tokens" if receipt["final"].get("finish_reason") == "length" else "")
     )
+
+
+def _cut(receipt: "Receipt") -> Iterator[str]:
+    """For each layer, window and the final model, in words: how many references were not read, or not whole."""
+    given = 0  # references that the layer before has for the next
+    for layer in receipt["layers"]:
+        fits = [call["fit"] for call in layer["proposals"] if "fit" in call]
+        alone = sum(len(fit["dropped"]) == given for fit in fits)
+        said = {
+            "shortened": sum(bool(fit["trimmed"]) for fit in fits),
+            "left out": sum(bool(fit["dropped"]) for fit in fits) - alone,
+            "all left out": alone,
+        }
+        if fits:
+            parts = ", ".join(f"{what} for {many}" for what, many in said.items() if many)
+            yield f"layer {layer['layer']}: {parts} of {layer['asked']}"
+        given = sum(call["status"] == "ok" and "unread" not in call for call in layer["proposals"])
+    made = [decision.get("call") or {} for decision in receipt.get("decisions") or ()]
+    windows = [(call["proposer"].replace("_", " "), call["fit"]) for call in made if "fit" in call]
+    for who, fit in [*windows, *([("final model", receipt["final"]["fit"])] if "fit" in receipt["final"] else [])]:
+        if len(fit["dropped"]) == given:
+            yield f"{who}: all {given} left out, it read the question alone"
+        else:
+            counts = {"shortened": len(fit["trimmed"]), "left out": len(fit["dropped"])}
+            yield f"{who}: {', '.join(f'{many} {what}' for what, many in counts.items() if many)}"
 
 
 def _cost(receipt: "Receipt") -> str:
