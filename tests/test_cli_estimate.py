@@ -74,6 +74,19 @@ def test_what_was_spent_before_it_stopped(moa: Moa, server: RecordingServer, tmp
     assert (rows["a"], rows["b"]) == ("ok", "ok")
 
 
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [({"usd": 100}, "from layer 2 on the budget is too small: about $"), ({"calls": 3, "usd": 1}, "of 3 calls")],
+)
+def test_a_budget_beside_the_mixtures_own(
+    moa: Moa, server: RecordingServer, tmp_path: Path, own: dict[str, Any], why: str  # noqa: F811
+):  # fmt: skip
+    """`--budget` goes in place of the mixture's $; that it stops, and its other limits, stay."""
+    write(tmp_path / "own.yaml", server.base_url, prices=PRICES, max_tokens=10, layers=3, budget=own)
+    ran = moa("ask", "Why?", "-c", "own.yaml", "--budget", "0.3" if "calls" not in own else "100")
+    assert (ran.code, why in ran.failed()) == (1, True)
+
+
 @pytest.mark.parametrize("given", ["-1", "0", "five", "nan", "inf"])
 def test_a_budget_that_is_none(moa: Moa, priced: Path, given: str):  # noqa: F811
     """What is no sum is told, and what would be one."""
