@@ -82,7 +82,9 @@ def dollars(usd: float | None, at_least: float = 0.0) -> str:
     """A sum as a column has it: cents and above with two digits that count, `12.3+` where there is more."""
     if usd is None:
         return f"{dollars(at_least)}+" if at_least else "?"
-    return "0" if usd == 0 else f"{usd:.2f}" if usd >= 1 else f"{usd:.{1 - floor(log10(usd))}f}"
+    if usd == 0 or usd >= 1:
+        return f"{usd:.2f}" if usd else "0"
+    return f"{usd:.2g}" if usd >= 1e-4 else f"{usd:.{1 - floor(log10(usd))}f}"
 
 
 def show_proposals(proposals: Sequence["Proposal"]) -> None:
