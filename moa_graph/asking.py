@@ -150,11 +150,6 @@ class _CallsWithin(_Usage, HearsBeneath):
             self._bills.append(bill_of(self._prices, (), message, used))
 
     @property
-    def began(self) -> bool:
-        """Whether LangChain tells of it at all: not of a graph on another server."""
-        return self._begun > 0
-
-    @property
     def only_began(self) -> bool:
         """Whether it was a graph in which nothing ran: on a resumed thread its answer is in the checkpoint."""
         return self._begun == 1
@@ -274,8 +269,8 @@ class Asking:
 
     @property
     def _unasked(self) -> bool:
-        """Whether it is a graph that ended before it had asked anybody."""
-        return self._within is not None and self._within.began and self._seat.model.takes_state and not self._answer
+        """Whether it is a graph that ended before it had asked anybody, or before it had begun."""
+        return self._within is not None and self._seat.model.takes_state and not self._answer
 
     @property
     def _found(self) -> bool:

@@ -4,10 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 
-from moa_graph import LayerPolicy, create_moa
+from moa_graph import Layer, LayerPolicy, Proposer, create_moa
+from moa_graph.asking import Asking
+from moa_graph.cache import Answers
+from moa_graph.panel import seats
 from tests.server import Behaviour, RecordingServer
 
 ASK = {"messages": [("user", "Why is it so?")]}
@@ -137,3 +142,15 @@ async def test_what_prefix_caches_had_is_told(server: RecordingServer, way: str)
     a, b = (call["usage"] for call in receipt["layers"][0]["proposals"])
     assert (a["cached_input_tokens"], "cached_input_tokens" in b) == (1, False)
     assert receipt["cached_input_tokens"] == 4
+
+
+async def test_an_agent_that_is_cut_before_it_begins_has_asked_nobody(server: RecordingServer) -> None:
+    """Its seat was asked and its graph never ran: no request, so no call."""
+    agent = create_agent(ChatOpenAI(model="a", base_url=server.base_url, api_key="key"), [])
+    (seat,) = seats(1, Layer([Proposer(agent, name="agent")]), LayerPolicy())
+    ask = Asking(seat, Answers(None), {})
+    asking = asyncio.create_task(ask.answer([HumanMessage("Why?")]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert (ask.made, ask.calls, server.requests) == (1, 0, [])
