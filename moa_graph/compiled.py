@@ -75,7 +75,7 @@ class CompiledMoA(_Compiled):
         if rest.get("synthesis", kept.get("synthesis")) == kept.get("synthesis"):
             layer: Any = self.nodes[written_by].bound
             before = {**kept, "proposals": new.proposals, "carry": _before(kept, new.layer)}
-            rest |= layer.nodes["aggregate"].bound.synthesis(before, f"edited:{new.layer}")
+            rest |= layer.nodes["aggregate"].bound.synthesis(before, f"edited:{new.layer}", counted=True)
         return [[StateUpdate({**rest, "proposals": new.changed}, written_by, *task)]]
 
 

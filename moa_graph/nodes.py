@@ -100,19 +100,23 @@ class Aggregate(Node):
         super().__init__("aggregate", self._aggregate)
         self._layer, self._size, self._quorum, self._prompt = layer, size, quorum, prompt
 
-    def synthesis(self, state: Mapping[str, Any], seed: str) -> dict[str, Any]:
-        """What the next layer reads, and must know, as the state has it. `seed`: of the order, where it is shuffled."""
+    def synthesis(self, state: Mapping[str, Any], seed: str, *, counted: bool) -> dict[str, Any]:
+        """What the next layer reads, and must know, as the state has it.
+
+        `seed`: of the order, where it is shuffled; `counted`: its tokens are wanted, for a budget.
+        """
         own = [p for p in state.get("proposals") or () if p["layer"] == self._layer]
         answered = [p for p in own if p["status"] == "ok"]
         if len(answered) < self._quorum:
             raise too_few(self._layer, self._quorum, max(self._asked(state), len(own)), own)
         read_on = [p for p in answered if "unread" not in p]
         synthesis, spans = self._prompt.placed([reference(p) for p in read_on], seed)
-        tokens = about_answers(self._prompt, [*map(about_reference, read_on)])
         decided = [d for d in state.get("decisions") or () if d["layer"] == self._layer]
         used = spent([*own, *(d["call"] for d in decided if "call" in d and d["step"] != "stop")])
         before = Amount(*(state.get("carry") or {}).get("spent", ()))
-        carry = Carry(spans=spans, length=len(synthesis), tokens=tokens, spent=[*before.plus(used)], stopped="")
+        carry = Carry(spans=spans, length=len(synthesis), spent=[*before.plus(used)], stopped="")
+        if counted:
+            carry["tokens"] = about_answers(self._prompt, [*map(about_reference, read_on)])
         return {"synthesis": synthesis, "carry": carry}
 
     def _asked(self, state: Mapping[str, Any]) -> int:
@@ -125,7 +129,7 @@ class Aggregate(Node):
         if run.left_out:
             run.tell(LayerLeftOut(type="moa.layer_left_out", why=run.left_out, **told))  # type: ignore[typeddict-item]
             return {"carry": {**_NOTHING_CARRIED, **(state.get("carry") or {}), "stopped": run.left_out}}
-        made = self.synthesis(state, f"{run.run.seed}:{self._layer}")
+        made = self.synthesis(state, f"{run.run.seed}:{self._layer}", counted=run.run.purse is not None)
         answered = sum(p["status"] == "ok" for p in state.get("proposals") or () if p["layer"] == self._layer)
         run.tell(
             LayerDone(
