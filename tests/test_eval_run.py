@@ -189,6 +189,30 @@ def test_unreadable_judgement(server: JudgingServer, capsys: pytest.CaptureFixtu
     assert len(server.requests) == before
 
 
+def test_no_reply_of_the_judge_can_be_read(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing was scored, the exit code says so, and the line how to get out of it."""
+    server.script("judge", Behaviour(text="Both are fine."))
+    for _ in range(2):
+        assert evaluate("-n", "1") == 1
+        assert "none of the 10 replies of the judge could be read" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_below_a_file(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory that cannot be one is told before anybody is asked."""
+    assert run(["eval", "run", "own.jsonl", "-c", "two.yaml", "-j", "judge.yaml", "-o", "own.jsonl/below"]) == 2
+    assert "moa: own.jsonl/below: own.jsonl is a file; give a directory" in capsys.readouterr().err
+    assert not server.requests
+
+
+def test_the_mixture_that_nobody_named(
+    server: JudgingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without `--config` the first line says which mixture is asked, and why."""
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    assert run(["eval", "run", "own.jsonl", "-j", "judge.yaml", "-o", "out", "--stage", "judge"]) == 2
+    assert capsys.readouterr().err.startswith("openai (")
+
+
 def test_failed_judgement_is_asked_again(server: JudgingServer) -> None:
     """Where the judge fails, the rest is judged, and the same command asks for what is missing alone."""
     server.script("judge", Behaviour(text="[[A]]"), Behaviour(status=400), Behaviour(text="[[A]]"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_graph.cli import analyses, similarity
-from moa_graph.cli.options import usd
+from moa_graph.cli.options import announce, usd
 from moa_graph.cli.terminal import between, say, starting, write
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def run(
     if engine == "inspect":
         from moa_graph.cli.eval_inspect import evaluate
 
+        _chosen(config)
         evaluate(
             benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
             at_once=concurrency, report=lambda: _report(out, None, as_json=as_json),
@@ -151,6 +152,7 @@ def run(
         stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
         evaluation.check(stages, budget)
         plans = [evaluation.plan(each) for each in stages]
+    _chosen(config)
     _announce(evaluation, plans)
     ended = _stages(evaluation, stages, concurrency, budget)
     if stage != "generate":
@@ -191,6 +193,14 @@ def report(
 
         page = written(directory.expanduser(), out.expanduser() if out else None, data_dir)
     write(f"{page}\n")
+
+
+def _chosen(given: list[str] | None) -> None:
+    """Where nobody says which mixture is asked, say so and why."""
+    if not given:
+        from moa_graph.choose import choose
+
+        announce(choose(None))
 
 
 def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
@@ -274,6 +284,11 @@ def _raise_for(ended: "Sequence[Progress]") -> None:
         what = "answer" if progress.stage == "generate" else "judgement"
         if progress.stopped:
             raise MoAError(f"{progress.left:,} {what}s are missing: {progress.stopped}; a higher --budget goes on")
+        if progress.unparsed and progress.unparsed == progress.before + progress.done:
+            raise MoAError(
+                f"none of the {progress.unparsed:,} replies of the judge could be read; they are kept, and not asked "
+                "for again: judge in a new directory with another --judge"
+            )
         if progress.failed:
             told = f"{progress.failed:,} {what}{'s' * (progress.failed != 1)} failed"
             raise MoAError(f"{told}; the same command asks again")

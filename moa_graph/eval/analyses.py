@@ -143,7 +143,8 @@ def budget(runs: Gathered) -> dict[str, Any]:
         says += [f"{unit}: nobody does better for as little than {'; '.join(best)}."] if best else []
         if known < len(rows):
             why = "the price of a model" if what == "usd" else "how many parameters a model has"
-            says.append(f"{unit} unknown of {len(rows) - known} of {len(rows)}: {why} is not known.")
+            told = f"{unit} unknown of {len(rows) - known} of {len(rows)}: {why} is not known"
+            says.append(f"{told}, or no item was answered in one start.")
     rows.sort(key=lambda row: -row["score"])
     return _told("budget", runs, rows, says, "")
 

@@ -42,11 +42,13 @@ def write(directory: Path, out: Path | None = None, data_dir: Path | None = None
     """
     path = directory / "report.html" if out is None else out
     parts = page(directory, data_dir)
+    first = next(parts)  # whatever is wrong with the run comes before what is wrong with the file
     try:
         _check(path)
         with tempfile.TemporaryDirectory(dir=path.parent) as beside:
             unfinished = Path(beside, path.name)
             with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                file.write(first)
                 file.writelines(parts)
             os.replace(unfinished, path)
     except OSError as error:

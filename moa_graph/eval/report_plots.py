@@ -64,7 +64,7 @@ def _figures(report: Mapping[str, Any]) -> "dict[str, tuple[Figure, str]]":
         figure = plots.pareto(points, _front(paid), x="$ per item", y=label)
         told = "Score against $ per item. The line joins those that none beats for less."
         rest = len(report["contenders"]) - len(paid)
-        made["cost"] = figure, told + (f" {rest} without a known price are not shown." if rest else "")
+        made["cost"] = figure, told + (f" {rest} without known costs are not shown." if rest else "")
     if report["benchmark"] in _SCALES and (radar := _radar(report, scored)):
         made["radar"] = radar, "Mixtures, and what they are compared with."
     return made

@@ -204,6 +204,8 @@ def _run_json(path: Path) -> dict[str, Any]:
 
 def check(path: Path, run: Mapping[str, Any]) -> None:
     """Raises MoAConfigError for a directory that is something else, or another run's."""
+    if file := next((one for one in path.parents if one.is_file()), None):
+        raise MoAConfigError(f"{path}: {file} is a file; give a directory, a new one or that of an earlier start")
     if not path.exists():
         return
     if not path.is_dir():

@@ -96,7 +96,9 @@ def _said(place: Mapping[str, Any], measures: Mapping[str, Mapping[str, Any]]) -
         "these items show neither by": [name for name, each in sure.items() if each["low"] <= 0 <= each["high"]],
     }
     said = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
-    return f"{where}: {'; '.join(said)}."
+    items = sorted({each["items"] for each in sure.values()})
+    of = str(items[0]) if len(items) == 1 else f"{items[0]} to {items[-1]}"
+    return f"{where}, over {of} items: {'; '.join(said)}."
 
 
 def _summed_up(found: Sequence[tuple[str, float | None]], seed: int) -> dict[str, Any]:
