@@ -37,9 +37,9 @@ def mixture(path: Path, base_url: str, **changes: Any) -> Path:
     return path
 
 
-def judge(path: Path, base_url: str) -> Path:
+def judge(path: Path, base_url: str, **changes: Any) -> Path:
     model = {"model": "openai:judge", "base_url": base_url}
-    described = {"proposers": [model], "aggregator": model, "layers": 1, "policy": {"retries": 0}}
+    described = {"proposers": [model], "aggregator": model, "layers": 1, "policy": {"retries": 0}, **changes}
     path.write_text(yaml.safe_dump(described), encoding="utf-8")
     return path
 

@@ -1,6 +1,7 @@
 """What a judge is asked, and how its replies are read: what says no score is none."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,3 +163,14 @@ def test_judge_is_asked_coldly() -> None:
     assert judge_config("openai:gpt-4o").finals[0].temperature == 0
     assert "temperature" not in judge_config("openai:gpt-5").finals[0].model_fields_set
     assert judge_config("local:").depth == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "temperature"),
+    [("", 0.0), ("temperature: 0.5\n", 0.5), ("aggregator: {model: 'openai:a', temperature: 0.3}\n", 0.3)],
+)
+def test_a_judge_in_a_file_is_asked_coldly(said: str, temperature: float, tmp_path: Path) -> None:
+    """Unless the file says otherwise, of the judge or of all its models."""
+    last = "" if "aggregator" in said else "aggregator: openai:a\n"
+    (tmp_path / "judge.yaml").write_text(f"proposers: []\nlayers: 1\n{last}{said}", encoding="utf-8")
+    assert judge_config(str(tmp_path / "judge.yaml")).arguments()["aggregator"][0].temperature == temperature

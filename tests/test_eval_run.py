@@ -197,6 +197,14 @@ def test_no_reply_of_the_judge_can_be_read(server: JudgingServer, capsys: pytest
         assert "none of the 10 replies of the judge could be read" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_judge_that_changed(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another judge in a file of the same name is another judge."""
+    assert evaluate("-n", "1") == 0
+    judge(Path("judge.yaml"), server.base_url, temperature=0.5)
+    assert evaluate("-n", "1") == 2
+    assert "the file of the judge says something else there" in capsys.readouterr().err
+
+
 def test_below_a_file(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
     """A directory that cannot be one is told before anybody is asked."""
     assert run(["eval", "run", "own.jsonl", "-c", "two.yaml", "-j", "judge.yaml", "-o", "own.jsonl/below"]) == 2

@@ -67,15 +67,21 @@ def calls(config: MoAConfig) -> int:
     return config.estimate("?")["calls"]
 
 
-def adjusted(config: MoAConfig, temperature: float | None, max_tokens: int | None) -> MoAConfig:
-    """With what an item says of sampling. A model that is to be sent no temperature is sent none."""
+def adjusted(
+    config: MoAConfig, temperature: float | None, max_tokens: int | None, *, unsaid: bool = False
+) -> MoAConfig:
+    """With what an item says of sampling. A model that is to be sent no temperature is sent none.
+
+    unsaid: only where a model says no temperature of its own.
+    """
     if temperature is None and max_tokens is None:
         return config
 
     def one(model: ProposerConfig) -> ProposerConfig:
         changed: dict[str, Any] = {}
         own = config.temperature if "temperature" not in model.model_fields_set else model.temperature
-        if temperature is not None and own is not None and not _thinks(model.model, model.params):
+        free = not (unsaid and "temperature" in model.model_fields_set)
+        if temperature is not None and own is not None and free and not _thinks(model.model, model.params):
             changed["temperature"] = temperature
         said = config.max_tokens if "max_tokens" not in model.model_fields_set else model.max_tokens
         if max_tokens is not None and said is not None:

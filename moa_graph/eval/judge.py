@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from moa_graph.choose import choose
 from moa_graph.config import MoAConfig, presets
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval.contenders import Contender
+from moa_graph.eval.contenders import Contender, adjusted
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit, seed_of, spread
 from moa_graph.eval.items import Item
 from moa_graph.eval.store import Lines, RunDirectory
@@ -57,12 +57,13 @@ class Rubric(Protocol):
 
 
 def judge_config(given: str) -> MoAConfig:
-    """The judge: `"provider:model"`, which is asked with temperature 0; or a preset or a YAML file.
+    """The judge: `"provider:model"`, a preset or a YAML file; asked with temperature 0, unless the file says another.
 
     Raises MoAConfigError for what is neither.
     """
     if given in presets() or given.endswith((".yaml", ".yml")):
-        return choose(given).config
+        config = choose(given).config
+        return config if "temperature" in config.model_fields_set else adjusted(config, 0.0, None, unsaid=True)
     if ":" not in given:
         raise MoAConfigError(f"--judge: {given!r} is no model: write it as provider:model, or give a YAML file")
     from moa_graph.models import _thinks

@@ -94,7 +94,11 @@ class Evaluation:
 
     def described(self) -> dict[str, Any]:
         """What is compared, as run.json has it."""
-        judged = self.judge and {"name": self.judge[0], "fingerprint": fingerprint(self.judge[1])}
+        judged = self.judge and {
+            "name": self.judge[0],
+            "models": [model.model for model in self.judge[1].finals],
+            "fingerprint": fingerprint(self.judge[1]),
+        }
         configs = {name: {"fingerprint": fingerprint(c), "config": plain(c)} for name, c in self.mixtures.items()}
         return {
             "version": __version__, "benchmark": self.benchmark, "items": len(self.items),

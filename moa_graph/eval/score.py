@@ -56,6 +56,7 @@ def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
     return {
         **{name: run.get(name) for name in ("benchmark", "seed", "limit", "baseline", "version")},
         "judge": (run.get("judge") or {}).get("name"),
+        "judge_models": (run.get("judge") or {}).get("models", []),
         "unit": rubric.unit,
         "items": len(items),
         "spent_usd_at_least": round(directory.spent, 9),
@@ -158,17 +159,18 @@ def _judged(
         standing = standings[record["contender"]]
         kept = {name: value for name, value in record.items() if name not in ("reply", "receipt")}
         found[record["item"], record["contender"]].append(kept)
-        if record["status"] == "ok":
-            for name, value in rubric.parts(items[record["item"]], record).items():
-                standing.parts[name].append(value)
-        else:
+        if record["status"] != "ok":
             standing.counted["unparsed" if record["status"] == "unparsed" else "judge_failed"] += 1
             standing.errors[record.get("error", "")] += 1
     for contender, standing in standings.items():
         for item in items.values():
             worth = rubric.score(item, contender, found.get((item.id, contender), ()))
-            if worth is not None and item.id in standing.took:
-                standing.scores[item.id] = worth
+            if worth is None or item.id not in standing.took:
+                continue
+            standing.scores[item.id] = worth
+            for judgement in found.get((item.id, contender), ()):
+                for name, value in rubric.parts(item, judgement).items():
+                    standing.parts[name].append(value)
 
 
 def _comparisons(standings: Mapping[str, Standing], seed: int) -> Iterator[dict[str, Any]]:
