@@ -122,6 +122,13 @@ def test_judge_may_come_later_once(tmp_path: Path) -> None:
     assert differences({**RUN, "judge": first}, {**RUN, "judge": other}) == ["judge.name is x:y there and x:z here"]
 
 
+def test_a_task_with_a_scorer_of_its_own_goes_on() -> None:
+    """Such a run has no judge of ours: the scorer's name is all that tells it from another."""
+    own, ours = {"name": "the task's own scorer"}, {"name": "x:y", "fingerprint": "1"}
+    assert differences({**RUN, "judge": own}, {**RUN, "judge": own}) == []
+    assert differences({**RUN, "judge": own}, {**RUN, "judge": ours}) != []
+
+
 def test_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     """One process at a time works on a directory; the lock of one that was killed is taken over."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "out"), json.dumps(RUN)]

@@ -241,8 +241,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def _mark(given: Any) -> Any:
-    """What tells a judge from another; else the thing itself."""
-    return given["fingerprint"] if isinstance(given, dict) else given
+    """What tells a judge from another: its fingerprint, a task's own scorer's name; else the thing itself."""
+    return given.get("fingerprint", given["name"]) if isinstance(given, dict) else given
 
 
 def _deep(where: str, there: Any, here: Any) -> list[str]:
