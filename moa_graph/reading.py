@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from langchain_core.messages import BaseMessage
@@ -136,4 +137,9 @@ def likely_output(max_tokens: int | None, usual: float | None = None) -> int:
 
 def about_answers(prompt: Prompt, lengths: Sequence[int]) -> int:
     """Tokens that answers of these lengths are expected to take as references, with what they follow."""
-    return fit.about(prompt.synthesis([])) + sum(lengths) + _NUMBER * len(lengths) if lengths else 0
+    return _about_instruction(prompt) + sum(lengths) + _NUMBER * len(lengths) if lengths else 0
+
+
+@lru_cache(maxsize=64)
+def _about_instruction(prompt: Prompt) -> int:
+    return fit.about(prompt.synthesis([]))

@@ -15,7 +15,7 @@ PACKAGE = Path(moa_graph.__file__).parent
 NOT_LOADED = ["openai", "langchain_openai", "langchain_together", "langchain.chat_models", "typer", "rich", "yaml"]
 
 LEVELS = [
-    {"errors", "folders", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
+    {"errors", "folders", "money", "state", "prompts", "policy", "limit", "loops", "completions", "transport"},
     {
         "within",
         "answers",

@@ -1,19 +1,17 @@
 """`moa eval proposers|roles|ranker|layers|budget`: the paper's analyses, over stored runs."""
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moa_graph.cli.receipt import dollars
-from moa_graph.cli.standings import aligned
-from moa_graph.cli.terminal import between, is_terminal, output_errors, safe, say, starting, write
+from moa_graph.cli.options import DataOption, FolderOption
+from moa_graph.cli.tables import aligned, give, printed
+from moa_graph.cli.terminal import safe, say, starting
+from moa_graph.money import dollars
 
 __all__ = ["register"]
 
@@ -24,7 +22,6 @@ _SAID: Final = {
     "layers": "The score by the number of layers.",
     "budget": "The score against $ and TFLOPs, and who is on the Pareto front.",
 }
-_WIDE: Final = 200
 _NUMBERS: Final = ("score", "low", "high", "scored", "lc")
 
 
@@ -39,17 +36,8 @@ def _command(name: str) -> Any:
         directories: Annotated[
             list[Path], typer.Argument(metavar="DIR...", help="What --out of moa eval run was; of one or several runs.")
         ],
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                "--out", "-o", metavar="FOLDER", help="Write it there too: CSV, and plots as PNG and SVG.",
-                show_default=False,
-            ),
-        ] = None,
-        data_dir: Annotated[
-            Path | None,
-            typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False),
-        ] = None,
+        out: FolderOption = None,
+        data_dir: DataOption = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     ) -> None:  # fmt: skip
         with starting():
@@ -61,26 +49,15 @@ def _command(name: str) -> Any:
             from moa_graph.eval.analysis_files import write as written
 
             say(f"written: {', '.join(map(str, written(found, out.expanduser())))}")
-        if as_json:
-            write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
-            return
-        show(found, sys.stdout)
-        between()
+        give(found, show, as_json=as_json)
 
     return command
 
 
 def show(found: Mapping[str, Any], stream: TextIO | None) -> None:
     """Print an analysis: a table on a terminal, plain columns in a pipe."""
-    if stream is None:
-        return
-    terminal = is_terminal(stream)
-    console = Console(file=stream, width=None if terminal else _WIDE)
-    parts = [_head(found), *([_drawn(found)] if terminal else _plain(found)), "", *map(safe, _words(found))]
-    with output_errors():
-        for part in parts:
-            console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not terminal)
-        stream.flush()
+    words = ["", *map(safe, _words(found))]
+    printed(stream, lambda _: [_head(found), _drawn(found), *words], lambda: [_head(found), *_plain(found), *words])
 
 
 def _head(found: Mapping[str, Any]) -> str:

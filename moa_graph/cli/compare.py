@@ -120,7 +120,7 @@ def _questions(words: list[str], file: Path | None, limit: int | None) -> list[A
 
 def _announce(choices: "list[Choice]", expected: "Outlook", judge: str, budget: float | None) -> None:
     """Say on standard error who is compared, and what that is going to take."""
-    from moa_graph.cli.receipt import dollars, money
+    from moa_graph.money import dollars, money
 
     say(f"{', '.join(f'{choice.name} ({choice.why})' for choice in choices)}; judge: {judge}")
     for choice in choices:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from rich.console import Console
 from rich.text import Text
 
-from moa_graph.cli.receipt import dollars
 from moa_graph.cli.terminal import Pane, draws, quiet_keys
 from moa_graph.compare import Match, Progress
+from moa_graph.money import dollars
 from moa_graph.standing import Comparison
 
 __all__ = ["compared"]

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from moa_graph.cli.answer import Document
-from moa_graph.cli.receipt import dollars, money
 from moa_graph.cli.terminal import is_terminal, output_errors, safe, write
+from moa_graph.money import dollars, money
 from moa_graph.standing import Comparison, Standing
 
 __all__ = ["as_json", "notes", "show", "show_answers"]

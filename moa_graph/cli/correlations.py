@@ -4,31 +4,27 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moa_graph.cli.standings import aligned
-from moa_graph.cli.terminal import is_terminal, output_errors, safe
+from moa_graph.cli.tables import aligned, printed
+from moa_graph.cli.terminal import safe
 
 __all__ = ["show"]
 
 _COLUMNS: Final = ("spearman", "low", "high", "items", "dropped", "paper_low", "paper_high", "measure", "layers")
-_WIDE: Final = 200
 _ALL_FIT: Final = 105
 _LONGER: Final = ("BLEU-4", "BLEU-5")
 
 
 def show(found: Mapping[str, Any], stream: TextIO | None) -> None:
     """Print what `moa_graph.eval.uptake.uptake` found."""
-    if stream is None:
-        return
-    console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
-    drawn = _drawn(found, console.width) if is_terminal(stream) else _plain(found)
-    with output_errors():
-        for part in [_head(found), *drawn, "", *(safe(line) for line in _words(found))]:
-            console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal(stream))
-        stream.flush()
+    words = ["", *map(safe, _words(found))]
+    printed(
+        stream,
+        lambda width: [_head(found), *_drawn(found, width), *words],
+        lambda: [_head(found), *_plain(found), *words],
+    )
 
 
 def _head(found: Mapping[str, Any]) -> str:

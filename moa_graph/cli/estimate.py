@@ -43,7 +43,7 @@ def show(made: "Estimate", stream: TextIO | None, budget: "Budget | None") -> No
     from rich.console import Console
     from rich.table import Table
 
-    from moa_graph.cli.receipt import money
+    from moa_graph.money import money
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_footer=True)
     table.add_column("layer", footer="in all")
@@ -69,7 +69,7 @@ def _warn(made: "Estimate", budget: "Budget | None") -> None:
 
 
 def _row(name: str, told: "Estimate | LayerEstimate") -> list[str]:
-    from moa_graph.cli.receipt import dollars
+    from moa_graph.money import dollars
 
     operations: Any = told.get("tflops_total", told.get("tflops"))
     return [

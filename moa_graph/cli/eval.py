@@ -1,8 +1,6 @@
 """`moa eval`: mixtures on a benchmark or on your own prompts, beside their single models."""
 
 import gc
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_graph.cli import analyses, similarity
-from moa_graph.cli.options import announce, usd
-from moa_graph.cli.terminal import between, say, starting, write
+from moa_graph.cli.options import DataOption, announce, usd
+from moa_graph.cli.terminal import say, starting, write
 
 if TYPE_CHECKING:
     from moa_graph.eval.generate import Progress, Stage
@@ -163,9 +161,7 @@ def run(
 @app.command()
 def score(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of moa eval run was.")],
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False)
-    ] = None,
+    data_dir: DataOption = None,
     plots: Annotated[
         Path | None,
         typer.Option("--plots", metavar="FOLDER", help="Write plots there too, as PNG and SVG.", show_default=False),
@@ -183,9 +179,7 @@ def report(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Another file than DIR/report.html.", show_default=False),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False)
-    ] = None,
+    data_dir: DataOption = None,
 ) -> None:
     """Write one HTML page with everything in it: tables, plots, every question with all answers. Asks nobody."""
     with starting():
@@ -205,6 +199,8 @@ def _chosen(given: list[str] | None) -> None:
 
 def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
     """What is compared, whose data it is where that was not said before, and what it is going to take."""
+    from moa_graph.cli.evaluating import planned
+
     items, contenders = len(evaluation.items), len(evaluation.contenders)
     said = f"{items} item{'s' * (items != 1)} x {contenders} contender{'s' * (contenders != 1)}"
     say(f"{evaluation.benchmark}: {said}")
@@ -212,17 +208,8 @@ def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
         for licence in evaluation.licences():
             say(f"data: {licence}")
     for plan in plans:
-        say(_planned(evaluation, plan))
-
-
-def _planned(evaluation: "Evaluation", plan: "Plan") -> str:
-    from moa_graph.cli.receipt import money
-
-    what = "answers" if plan.stage == "generate" else f"judging by {evaluation.judge and evaluation.judge[0]}"
-    if not plan.left:
-        return f"{what}: all there"
-    calls = f"{plan.calls:,} call{'s' * (plan.calls != 1)}"
-    return f"{what}: about {calls} and {money(plan.cost_usd, plan.cost_usd_at_least)}"
+        judge = evaluation.judge and evaluation.judge[0]
+        say(planned("answers" if plan.stage == "generate" else f"judging by {judge}", plan))
 
 
 def _stages(
@@ -267,28 +254,21 @@ def _report(directory: Path, data_dir: Path | None, plots: Path | None = None, *
         from moa_graph.eval.report_plots import save
 
         say(f"written: {', '.join(map(str, save(report, plots.expanduser())))}")
-    if as_json:
-        write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-        return
     from moa_graph.cli.standings import show
+    from moa_graph.cli.tables import give
 
-    show(report, sys.stdout)
-    between()
+    give(report, show, as_json=as_json)
 
 
 def _raise_for(ended: "Sequence[Progress]") -> None:
     """Raises MoAError where something is missing: the exit code says so."""
+    from moa_graph.cli.evaluating import raise_for
     from moa_graph.errors import MoAError
 
     for progress in ended:
-        what = "answer" if progress.stage == "generate" else "judgement"
-        if progress.stopped:
-            raise MoAError(f"{progress.left:,} {what}s are missing: {progress.stopped}; a higher --budget goes on")
-        if progress.unparsed and progress.unparsed == progress.before + progress.done:
+        if not progress.stopped and progress.unparsed and progress.unparsed == progress.before + progress.done:
             raise MoAError(
                 f"none of the {progress.unparsed:,} replies of the judge could be read; they are kept, and not asked "
                 "for again: judge in a new directory with another --judge"
             )
-        if progress.failed:
-            told = f"{progress.failed:,} {what}{'s' * (progress.failed != 1)} failed"
-            raise MoAError(f"{told}; the same command asks again")
+        raise_for(progress)

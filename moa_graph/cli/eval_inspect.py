@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moa_graph.cli.evaluating import DRAWN_EVERY, SAID_EVERY, Line
+from moa_graph.cli.evaluating import DRAWN_EVERY, SAID_EVERY, Line, raise_for
 from moa_graph.cli.terminal import draws, say, starting
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def evaluate(
     report()
     if ended.stopped:
         raise MoAError(f"inspect_ai: {ended.stopped}")
-    if failed := ended.failed:
-        raise MoAError(f"{failed:,} answer{'s' * (failed != 1)} failed; the same command asks again")
+    raise_for(ended)
 
 
 class _Heard(logging.Handler):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from moa_graph.cli.receipt import dollars
 from moa_graph.cli.terminal import Pane, draws, say
+from moa_graph.money import dollars, money
 
 if TYPE_CHECKING:
     from moa_graph.eval.generate import Progress
+    from moa_graph.eval.run import Plan
 
-__all__ = ["DRAWN_EVERY", "SAID_EVERY", "Line", "shown", "told"]
+__all__ = ["DRAWN_EVERY", "SAID_EVERY", "Line", "planned", "raise_for", "shown", "told"]
 
 DRAWN_EVERY: Final = 0.2  # seconds
 SAID_EVERY: Final = 15.0
@@ -80,6 +81,26 @@ def told(progress: "Progress") -> str:
     if progress.left and left is not None and not progress.stopped:
         parts.append(f"{_duration(left)} left")
     return ", ".join(parts)
+
+
+def planned(what: str, plan: "Plan") -> str:
+    """What a stage is going to take, in one line."""
+    if not plan.left:
+        return f"{what}: all there"
+    calls = f"{plan.calls:,} call{'s' * (plan.calls != 1)}"
+    return f"{what}: about {calls} and {money(plan.cost_usd, plan.cost_usd_at_least)}"
+
+
+def raise_for(progress: "Progress") -> None:
+    """Raises MoAError where something is missing: the exit code says so."""
+    from moa_graph.errors import MoAError
+
+    what = "answer" if progress.stage == "generate" else "judgement"
+    if progress.stopped:
+        raise MoAError(f"{progress.left:,} {what}s are missing: {progress.stopped}; a higher --budget goes on")
+    if progress.failed:
+        told = f"{progress.failed:,} {what}{'s' * (progress.failed != 1)} failed"
+        raise MoAError(f"{told}; the same command asks again")
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they mean."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheOption",
     "ConfigOption",
+    "DataOption",
+    "FolderOption",
     "LayersOption",
     "QuestionArgument",
     "announce",
@@ -53,6 +56,20 @@ QuestionArgument = Annotated[
 ConfigOption = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="NAME|FILE", help="A preset or a YAML file.", show_default=False),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="Where AlpacaEval's data lie.", show_default=False),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Write it there too: CSV, and plots as PNG and SVG.",
+        show_default=False,
+    ),
 ]
 LayersOption = Annotated[
     int | None,

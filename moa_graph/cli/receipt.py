@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -12,12 +11,13 @@ from rich.text import Text
 
 from moa_graph.cli.terminal import draws, is_terminal, safe, say
 from moa_graph.cli.tree import decided
+from moa_graph.money import dollars, money
 
 if TYPE_CHECKING:
     from moa_graph.receipt import Call, Receipt
     from moa_graph.state import Fitting, Proposal
 
-__all__ = ["dollars", "money", "show", "show_proposals", "summary"]
+__all__ = ["show", "show_proposals", "summary"]
 
 _NUMBERS = 45  # columns that everything but names and status takes
 _CACHED = 8  # and how many more where providers' prefix caches were hit
@@ -69,22 +69,6 @@ def _cost(receipt: "Receipt") -> str:
     if "cost_usd" not in receipt or receipt["cost_usd"] == 0:
         return ""
     return money(receipt["cost_usd"], receipt["cost_usd_at_least"]) + ", "
-
-
-def money(usd: float | None, at_least: float) -> str:
-    """A sum in words; what is unknown is never 0."""
-    if usd is not None:
-        return f"${dollars(usd)}"
-    return f"$ unknown (at least ${dollars(at_least)})" if at_least else "$ unknown"
-
-
-def dollars(usd: float | None, at_least: float = 0.0) -> str:
-    """A sum as a column has it: cents and above with two digits that count, `12.3+` where there is more."""
-    if usd is None:
-        return f"{dollars(at_least)}+" if at_least else "?"
-    if usd == 0 or usd >= 1:
-        return f"{usd:.2f}" if usd else "0"
-    return f"{usd:.2g}" if usd >= 1e-4 else f"{usd:.{1 - floor(log10(usd))}f}"
 
 
 def show_proposals(proposals: Sequence["Proposal"]) -> None:

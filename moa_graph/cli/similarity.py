@@ -1,14 +1,12 @@
 """`moa eval similarity`: whether the aggregators take up the better proposals, over a stored run."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa_graph.cli.options import usd, whole
-from moa_graph.cli.terminal import between, say, starting, write
+from moa_graph.cli.options import FolderOption, usd, whole
+from moa_graph.cli.terminal import say, starting
 
 if TYPE_CHECKING:
     from moa_graph.eval.generate import Progress
@@ -53,16 +51,7 @@ def similarity(
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", parser=whole, help="How many calls at once.")
     ] = 8,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Write it there too: CSV, and plots as PNG and SVG.",
-            show_default=False,
-        ),
-    ] = None,
+    out: FolderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Do the aggregators take up the better proposals? Spearman's coefficient of similarity and a judge's preference.
@@ -79,15 +68,14 @@ def similarity(
         from moa_graph.eval.uptake_files import write as written
 
         say(f"written: {', '.join(map(str, written(found, out.expanduser())))}")
-    if as_json:
-        write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
-    else:
-        from moa_graph.cli.correlations import show
+    from moa_graph.cli.correlations import show
+    from moa_graph.cli.tables import give
 
-        show(found, sys.stdout)
-        between()
+    give(found, show, as_json=as_json)
     if ended is not None:
-        _raise_for(ended)
+        from moa_graph.cli.evaluating import raise_for
+
+        raise_for(ended)
 
 
 def _judged(
@@ -121,20 +109,6 @@ async def _asked(asking: "ProposalJudge", usd: float | None, at_once: int) -> "P
 
 
 def _announce(asking: "ProposalJudge") -> None:
-    from moa_graph.cli.receipt import money
+    from moa_graph.cli.evaluating import planned
 
-    plan = asking.plan()
-    what = f"{len(asking.asked):,} proposals, judged by {asking.name}"
-    calls = f"about {plan.calls:,} call{'s' * (plan.calls != 1)} and {money(plan.cost_usd, plan.cost_usd_at_least)}"
-    say(f"{what}: {calls if plan.left else 'all there'}")
-
-
-def _raise_for(progress: "Progress") -> None:
-    """Raises MoAError where something is missing: the exit code says so."""
-    from moa_graph.errors import MoAError
-
-    if progress.stopped:
-        raise MoAError(f"{progress.left:,} judgements are missing: {progress.stopped}; a higher --budget goes on")
-    if progress.failed:
-        told = f"{progress.failed:,} judgement{'s' * (progress.failed != 1)} failed"
-        raise MoAError(f"{told}; the same command asks again")
+    say(planned(f"{len(asking.asked):,} proposals, judged by {asking.name}", asking.plan()))

@@ -3,32 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moa_graph.cli.receipt import dollars
-from moa_graph.cli.terminal import is_terminal, output_errors, safe
+from moa_graph.cli.tables import aligned, printed
+from moa_graph.cli.terminal import safe
+from moa_graph.money import dollars
 
-__all__ = ["aligned", "show"]
+__all__ = ["show"]
 
 _COLUMNS: Final = (
     "score", "low", "high", "scored", "failed", "unreadable", "calls", "tokens_out", "usd", "tflops", "seconds",
     "first_token",
 )  # fmt: skip
-_WIDE: Final = 200
 
 
 def show(report: Mapping[str, Any], stream: TextIO | None) -> None:
     """Print a report."""
-    if stream is None:
-        return
-    draw = _drawn if is_terminal(stream) else _plain
-    console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
-    with output_errors():
-        for part in draw(report):
-            console.print(part, markup=False, emoji=False, highlight=False, soft_wrap=not is_terminal(stream))
-        stream.flush()
+    printed(stream, lambda _: _drawn(report), lambda: _plain(report))
 
 
 def _drawn(report: Mapping[str, Any]) -> list[Any]:
@@ -141,9 +133,3 @@ def _plain(report: Mapping[str, Any]) -> list[str]:
     if finer := [(f"{v:.6g}", a, one["name"]) for one in report["contenders"] for a, v in one["parts"].items()]:
         lines += ["", *aligned([("score", "of", "contender"), *finer])]
     return [*lines, "", *_words(report)]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of numbers under each other; the last one as it is."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) - 1)]
-    return ["  ".join([*(cell.rjust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]

@@ -129,7 +129,7 @@ def budget(runs: Gathered) -> dict[str, Any]:
     """The score against $ and TFLOPs per item, and who is on the front of each: none is better for as little."""
     rows: list[dict[str, Any]] = []
     for member in runs.members:
-        took = member.standing.told(runs.items, runs.seed)["per_item"]
+        took = member.standing.per_item()
         rows.append({
             "kind": member.kind, **runs.value(member), "usd": took["cost_usd"],
             "tflops": took["tflops_critical"], "tflops_all": took["tflops_total"],

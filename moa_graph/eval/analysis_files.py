@@ -12,9 +12,9 @@ from moa_graph.eval import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write"]
+__all__ = ["KINDS", "by_mixture", "table", "write"]
 
-_KINDS: Final = {"single": "single model", "single-proposer": "single-proposer mixture"}
+KINDS: Final = {"single": "single model", "single-proposer": "single-proposer mixture"}
 _ENDS: Final = {"synthesize": "writes an answer", "rank": "names the best"}
 _STARTS: Final = {"mt-bench": 1.0, "flask": 1.0}
 _PER_ITEM: Final = {"usd": "$ per item", "tflops": "TFLOPs per item, of each layer the largest"}
@@ -25,19 +25,31 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
     Raises MoAConfigError where they cannot be written.
     """
-    table = folder / f"{found['analysis']}.csv"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with table.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in found["rows"] for name in row)))
-            writer.writeheader()
-            writer.writerows(found["rows"])
-    except OSError as error:
-        raise MoAConfigError(f"{table}: cannot be written ({error.strerror or error})") from error
-    made = [table]
+    columns = list(dict.fromkeys(name for row in found["rows"] for name in row))
+    rows = [[row.get(name) for name in columns] for row in found["rows"]]
+    made = [table(folder / f"{found['analysis']}.csv", [columns, *rows])]
     for name, figure in _figures(found):
         made += plots.save(figure, folder / name)
     return made
+
+
+def table(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+    """Write a CSV, its folder too. Raises MoAConfigError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise MoAConfigError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def by_mixture(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+    """Each mixture's rows, its name, and what tells its files from those of the others, if there are any."""
+    mixtures = list(dict.fromkeys(row["mixture"] for row in rows))
+    for number, mixture in enumerate(mixtures, 1):
+        named = f"-{number}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(mixture).stem)}" if len(mixtures) > 1 else ""
+        yield named, mixture, [row for row in rows if row["mixture"] == mixture]
 
 
 def _figures(found: Mapping[str, Any]) -> "Iterator[tuple[str, Figure]]":
@@ -49,10 +61,7 @@ def _figures(found: Mapping[str, Any]) -> "Iterator[tuple[str, Figure]]":
         yield "layers", _lines(found["rows"], "mixture", "layers", label)
         return
     start = _STARTS.get(found["benchmark"], 0.0)
-    mixtures = list(dict.fromkeys(row["mixture"] for row in found["rows"]))
-    for number, mixture in enumerate(mixtures, 1):
-        rows = [row for row in found["rows"] if row["mixture"] == mixture]
-        named = f"-{number}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(mixture).stem)}" if len(mixtures) > 1 else ""
+    for named, mixture, rows in by_mixture(found["rows"]):
         if found["analysis"] == "proposers":
             yield f"proposers{named}", _lines(rows, "which", "proposers", label, mixture)
         elif found["analysis"] == "roles":
@@ -92,7 +101,7 @@ def _budget(rows: Sequence[Mapping[str, Any]], label: str) -> "Iterator[tuple[st
     for what, x in _PER_ITEM.items():
         known = sorted((row for row in rows if row[what] is not None), key=lambda row: str(row["kind"]))
         points = {
-            row["contender"]: plots.Point(row[what], _value(row), _KINDS.get(row["kind"], row["kind"])) for row in known
+            row["contender"]: plots.Point(row[what], _value(row), KINDS.get(row["kind"], row["kind"])) for row in known
         }
         if points:
             front = [row["contender"] for row in known if row[f"front_{what}"]]

@@ -9,7 +9,6 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_judging import length_controlled
 from moa_graph.eval.score import Scored, Standing, scored
 from moa_graph.eval.statistics import compare
-from moa_graph.eval.statistics import mean as estimated
 
 __all__ = ["Gathered", "Member", "gathered"]
 
@@ -63,16 +62,8 @@ class Gathered:
         On AlpacaEval its length-controlled win rate too: `None` where there is none.
         """
         controlled = {} if member.controlled is None else {"lc": member.controlled["length_controlled_winrate"]}
-        found = list(member.scores.values())
-        mean = estimated(found, seed=self.seed) if len(found) > 1 else None
-        return {
-            "score": mean.mean if mean else sum(found) / len(found) if found else None,
-            "low": mean.low if mean else None,
-            "high": mean.high if mean else None,
-            "scored": len(found),
-            **controlled,
-            "contender": member.name,
-        }
+        value = member.standing.value(self.seed)
+        return {"score": value.pop("mean"), **value, **controlled, "contender": member.name}
 
     @property
     def length_control(self) -> str | None:

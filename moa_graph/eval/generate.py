@@ -27,6 +27,7 @@ __all__ = [
     "generate",
     "left_of",
     "limit",
+    "plain_proposals",
     "seed_of",
     "spread",
 ]
@@ -252,7 +253,7 @@ async def answer(graph: Any, messages: Sequence[Any], seed: int) -> dict[str, An
         "seconds": round(time.monotonic() - began, 3),
         "first_token": first.seconds,
         "receipt": last.response_metadata["moa"],
-        "proposals": _plain(state["proposals"]),
+        "proposals": plain_proposals(state["proposals"]),
     }
 
 
@@ -264,10 +265,11 @@ def _failed(error: Exception, seconds: float) -> dict[str, Any]:
         "error": str(error) if known else describe(error),
         "seconds": seconds,
         "receipt": getattr(error, "receipt", None),
-        "proposals": _plain(getattr(error, "proposals", ())),
+        "proposals": plain_proposals(getattr(error, "proposals", ())),
     }
     return {**told, "stopped": str(error)} if isinstance(error, BudgetExceededError) else told
 
 
-def _plain(proposals: Sequence[Any]) -> list[dict[str, Any]]:
+def plain_proposals(proposals: Sequence[Any]) -> list[dict[str, Any]]:
+    """Proposals as a file has them."""
     return [{name: value for name, value in proposal.items() if name != "run"} for proposal in proposals]

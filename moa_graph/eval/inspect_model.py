@@ -33,6 +33,7 @@ from moa_graph.config import LayerConfig, MoAConfig, presets
 from moa_graph.errors import FinalError, MoAConfigError, MoAError, MoARunError, QuorumError
 from moa_graph.eval import inspect_messages
 from moa_graph.eval.contenders import adjusted, contenders, fingerprint
+from moa_graph.eval.generate import plain_proposals
 from moa_graph.eval.unfinished import Attempted, Unfinished
 from moa_graph.graph import create_moa
 from moa_graph.retry import _PERMANENT_CODES, retry_after, transient
@@ -142,7 +143,7 @@ class MoAModel(ModelAPI):
             usage=inspect_messages.usage([*run.receipts, receipt]),
             metadata={
                 "moa": receipt,
-                "proposals": _plain(state["proposals"]),
+                "proposals": plain_proposals(state["proposals"]),
                 **({"failed": run.receipts} if run.receipts else {}),
             },
         )
@@ -153,7 +154,7 @@ class MoAModel(ModelAPI):
         if reason := _no_text(error):
             output = ModelOutput.from_content(self.model_name, "", reason, str(error))
             output.usage = inspect_messages.usage(receipts)
-            output.metadata = {"moa": error.receipt, "proposals": _plain(error.proposals)}
+            output.metadata = {"moa": error.receipt, "proposals": plain_proposals(error.proposals)}
             return output
         decision = _decision(error, self._config)
         if decision:
@@ -188,10 +189,6 @@ class MoAModel(ModelAPI):
 
 
 _STANDS_FOR: Final = "moa:"
-
-
-def _plain(proposals: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in proposal.items() if name != "run"} for proposal in proposals]
 
 
 def _digest(messages: Sequence[BaseMessage], given: Mapping[str, Any], config: GenerateConfig) -> str:

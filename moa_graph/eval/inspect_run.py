@@ -17,7 +17,7 @@ from moa_graph.errors import MoAConfigError, clean
 from moa_graph.eval.contenders import Contender, contenders, fingerprint, plain
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, built
 from moa_graph.eval.inspect_logs import record
-from moa_graph.eval.judge import judge_config
+from moa_graph.eval.judge import judge_config, judge_told
 from moa_graph.eval.store import RunDirectory, check
 
 __all__ = ["InspectEvaluation"]
@@ -46,6 +46,7 @@ class InspectEvaluation:
     seed: int = 0
     singles: bool = True
     contenders: list[Contender] = field(init=False)
+    _judge: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         if find_spec("inspect_ai") is None:
@@ -54,19 +55,20 @@ class InspectEvaluation:
         object.__setattr__(self, "contenders", found)
         for one in found:
             built(one.config, one.name, None)
+        told: dict[str, Any] = {"name": _OWN_SCORER}
         if self.judge is not None:
-            built(judge_config(self.judge), self.judge, None)
+            config = judge_config(self.judge)
+            built(config, self.judge, None)
+            told = judge_told(self.judge, config)
+        object.__setattr__(self, "_judge", told)
         check(self.out, self.described())
 
     def described(self) -> dict[str, Any]:
         """What is compared, as run.json has it."""
-        judge = {"name": _OWN_SCORER}
-        if self.judge is not None:
-            judge = {"name": self.judge, "fingerprint": fingerprint(judge_config(self.judge))}
         configs = {name: {"fingerprint": fingerprint(c), "config": plain(c)} for name, c in self.mixtures.items()}
         return {
             "version": __version__, "benchmark": f"inspect {self.task}", "items_sha256": None, "seed": self.seed,
-            "limit": self.limit, "singles": self.singles, "judge": judge, "baseline": None, "configs": configs,
+            "limit": self.limit, "singles": self.singles, "judge": self._judge, "baseline": None, "configs": configs,
             "contenders": [one.told() for one in self.contenders],
         }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from moa_graph.choose import choose
 from moa_graph.config import MoAConfig, presets
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval.contenders import Contender, adjusted
+from moa_graph.eval.contenders import Contender, adjusted, fingerprint
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit, seed_of, spread
 from moa_graph.eval.items import Item
 from moa_graph.eval.store import Lines, RunDirectory
@@ -70,6 +70,11 @@ def judge_config(given: str) -> MoAConfig:
 
     one = {"model": given} if _thinks(given, {}) else {"model": given, "temperature": 0.0}
     return MoAConfig(proposers=[one], aggregator=one, layers=1, max_tokens=_MAX_TOKENS)
+
+
+def judge_told(name: str, config: MoAConfig) -> dict[str, Any]:
+    """The judge as run.json has it."""
+    return {"name": name, "models": [model.model for model in config.finals], "fingerprint": fingerprint(config)}
 
 
 async def judge(

@@ -21,15 +21,13 @@ from moa_graph.eval.contenders import fingerprint
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of, limit
 from moa_graph.eval.items import BENCHMARKS, Item, sample
 from moa_graph.eval.judge import JUDGED, Ask, ask_each
-from moa_graph.eval.run import Plan
+from moa_graph.eval.run import Plan, sampled
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import RunDirectory
-from moa_graph.receipt import known, total
 
 __all__ = ["Aggregation", "ProposalJudge", "aggregations", "calls", "digest", "distinct", "items_of", "preferences"]
 
 AT_HAND: Final = ""  # the proposal, in the place of a contender: none has this name
-_LOOKED_AT: Final = 16
 
 Fields = dict[str, Any]
 
@@ -163,12 +161,9 @@ class ProposalJudge:
         """What is still to be asked, from a few of the proposals. Nobody is asked."""
         lines = self.directory.proposals
         left = [text for fields, text in self._texts() if lines.status(lines.key(fields)) not in JUDGED]
-        looked_at = left[:: max(1, len(left) // _LOOKED_AT)]
         estimate = partial(expected, self.config) if self._alpaca else self.config.estimate
-        made, share = [estimate(text) for text in looked_at], len(left) / max(1, len(looked_at))
-        cost, least = total(each["cost_usd"] for each in made), known(each["cost_usd_at_least"] for each in made)
-        asked = round(share * sum(each["calls"] for each in made))
-        return Plan("judge", len(left), asked, None if cost is None else cost * share, least * share)
+        asked, cost, least = sampled(left, lambda text: [estimate(text)])
+        return Plan("judge", len(left), round(asked), cost, least)
 
     def _texts(self) -> Iterator[tuple[Fields, str]]:
         """What the judge reads each time, or about that."""

@@ -24,8 +24,8 @@ from moa_graph.eval.extra import load
 from moa_graph.eval.items import Item
 from moa_graph.eval.questions import line, whole
 from moa_graph.eval.report_plots import illustrated
-from moa_graph.eval.score import rubric_of, score
-from moa_graph.eval.store import RunDirectory
+from moa_graph.eval.score import Scored, scored, summed_up
+from moa_graph.money import dollars
 
 __all__ = ["page", "write"]
 
@@ -69,14 +69,19 @@ def _check(path: Path) -> None:
 def page(directory: Path, data_dir: Path | None = None) -> Iterator[str]:
     """The page in pieces: one question at a time is in memory. Raises MoAConfigError."""
     jinja2, markup = load("jinja2"), load("markupsafe").Markup
-    report, run = score(directory, data_dir), RunDirectory(directory)
-    items = [Item.of(told) for told in run.items()]
+    found = scored(directory)
+    report, run, items = summed_up(found, data_dir), found.directory, list(found.items.values())
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"score": _score, "number": _number, "usd": _usd, "json": lambda told: markup(_json(told))}
-    questions = _Questions(run, items, report)
+    environment.filters |= {
+        "score": _score,
+        "number": _number,
+        "usd": dollars,
+        "json": lambda told: markup(_json(told)),
+    }
+    questions = _Questions(found, report)
     yield _BEGINS
     yield from environment.get_template("report.html").generate(
         title=_TITLES.get(report["benchmark"], report["benchmark"]),
@@ -98,11 +103,11 @@ def page(directory: Path, data_dir: Path | None = None) -> Iterator[str]:
 class _Questions:
     """The questions one by one, and afterwards the line of each."""
 
-    def __init__(self, directory: RunDirectory, items: Sequence[Item], report: Mapping[str, Any]) -> None:
-        self.categories = sorted({item.category for item in items if item.category})
-        self._directory, self._items, self._seed = directory, items, report["seed"]
+    def __init__(self, found: Scored, report: Mapping[str, Any]) -> None:
+        self._directory, self._items, self._rubric = found.directory, list(found.items.values()), found.rubric
+        self.categories = sorted({item.category for item in self._items if item.category})
+        self._seed = report["seed"]
         self._names = [one["name"] for one in report["contenders"]]
-        self._rubric = rubric_of(report["benchmark"], None, report["baseline"] or "")
         self._reference = "Baseline's answer" if report["benchmark"] == "alpaca-eval" else "Reference answer"
         self._lines: list[dict[str, Any]] = []
         compared: Mapping[str, str] = next(iter(report["comparisons"]), {})
@@ -181,9 +186,3 @@ def _score(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _usd(value: float | None) -> str:
-    if value is None:
-        return "?"
-    return "0" if value == 0 else f"{value:.2f}" if value >= 1 else f"{value:.2g}" if value >= 1e-4 else f"{value:.1e}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import figures, plots
+from moa_graph.eval.analyses import front
+from moa_graph.eval.analysis_files import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +63,8 @@ def _figures(report: Mapping[str, Any]) -> "dict[str, tuple[Figure, str]]":
     if len(paid) > 1:
         paid.sort(key=lambda one: str(one["kind"]))  # each kind has its colour, whoever is best
         points = {one["name"]: _point(one, values[one["name"]]) for one in paid}
-        figure = plots.pareto(points, _front(paid), x="$ per item", y=label)
+        best = front([(one["name"], one["per_item"]["cost_usd"], one["mean"]) for one in paid])
+        figure = plots.pareto(points, best, x="$ per item", y=label)
         told = "Score against $ per item. The line joins those that none beats for less."
         rest = len(report["contenders"]) - len(paid)
         made["cost"] = figure, told + (f" {rest} without known costs are not shown." if rest else "")
@@ -71,17 +74,7 @@ def _figures(report: Mapping[str, Any]) -> "dict[str, tuple[Figure, str]]":
 
 
 def _point(one: Mapping[str, Any], value: plots.Value) -> plots.Point:
-    kinds = {"single": "single model", "single-proposer": "single-proposer mixture"}
-    return plots.Point(one["per_item"]["cost_usd"], value, kinds.get(one["kind"], one["kind"]))
-
-
-def _front(paid: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whoever none beats that costs as little."""
-    front: list[Mapping[str, Any]] = []
-    for one in sorted(paid, key=lambda one: (one["per_item"]["cost_usd"], -one["mean"])):
-        if not front or one["mean"] > front[-1]["mean"]:
-            front.append(one)
-    return [one["name"] for one in front]
+    return plots.Point(one["per_item"]["cost_usd"], value, KINDS.get(one["kind"], one["kind"]))
 
 
 def _radar(report: Mapping[str, Any], scored: Sequence[Mapping[str, Any]]) -> "Figure | None":

@@ -1,10 +1,11 @@
 """A whole evaluation: what it compares, what it is going to take, and its stages one after another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from moa_graph import __version__
 from moa_graph.budget import USUAL_OUTPUT
@@ -19,13 +20,15 @@ from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerpri
 from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
 from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
-from moa_graph.eval.judge import judge
+from moa_graph.eval.judge import JUDGED, judge, judge_told
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
 from moa_graph.eval.variants import varied
 from moa_graph.receipt import known, total
 
-__all__ = ["Evaluation", "Plan", "mixtures_named"]
+__all__ = ["Evaluation", "Plan", "mixtures_named", "sampled"]
+
+T = TypeVar("T")
 
 _LOOKED_AT: Final = 16  # items that an estimate is made from; the others are taken to be like them
 
@@ -39,6 +42,17 @@ class Plan:
     calls: int
     cost_usd: float | None
     cost_usd_at_least: float
+
+
+def sampled(
+    pending: Sequence[T], estimates: Callable[[T], Sequence[Mapping[str, Any]]]
+) -> tuple[float, float | None, float]:
+    """What all of these take, by the estimates of a few: calls, $ (`None`: unknown), and what of it is known."""
+    looked_at = pending[:: max(1, len(pending) // _LOOKED_AT)]
+    made = [each for one in looked_at for each in estimates(one)]
+    share, cost = len(pending) / max(1, len(looked_at)), total(each["cost_usd"] for each in made)
+    least = known(each["cost_usd_at_least"] for each in made)
+    return share * sum(each["calls"] for each in made), None if cost is None else cost * share, share * least
 
 
 @dataclass(frozen=True)
@@ -94,11 +108,7 @@ class Evaluation:
 
     def described(self) -> dict[str, Any]:
         """What is compared, as run.json has it."""
-        judged = self.judge and {
-            "name": self.judge[0],
-            "models": [model.model for model in self.judge[1].finals],
-            "fingerprint": fingerprint(self.judge[1]),
-        }
+        judged = self.judge and judge_told(*self.judge)
         configs = {name: {"fingerprint": fingerprint(c), "config": plain(c)} for name, c in self.mixtures.items()}
         return {
             "version": __version__, "benchmark": self.benchmark, "items": len(self.items),
@@ -134,24 +144,18 @@ class Evaluation:
 
     def plan(self, stage: Stage) -> Plan:
         """What a stage is still going to take, from a few of the items. Nobody is asked."""
-        costs, least, calls, left = list[float | None](), list[float](), 0.0, 0
-        for one, pending in self._pending(stage):
-            left += len(pending)
-            looked_at = pending[:: max(1, len(pending) // _LOOKED_AT)]
-            made = [self._estimates(stage, one, item) for item in looked_at]
-            share = len(pending) / max(1, len(looked_at))
-            calls += share * sum(each["calls"] for estimates in made for each in estimates)
-            cost = total(each["cost_usd"] for estimates in made for each in estimates)
-            costs.append(None if cost is None else cost * share)
-            least.append(share * known(each["cost_usd_at_least"] for estimates in made for each in estimates))
-        return Plan(stage, left, round(calls), total(costs), known(least))
+        found = self._pending(stage)
+        takes = [sampled(pending, partial(self._estimates, stage, one)) for one, pending in found]
+        left = sum(len(pending) for _, pending in found)
+        calls, costs, least = zip(*takes, strict=True) if takes else ((), (), ())
+        return Plan(stage, left, round(sum(calls)), total(costs), known(least))
 
     def _pending(self, stage: Stage) -> list[tuple[Contender, list[Item]]]:
         """What is not done, by contender."""
         fields, file = (ANSWER, "answers.jsonl") if stage == "generate" else (JUDGEMENT, "judgements.jsonl")
         lines = Lines(self.out / file, fields)
         orders = ("first", "second") if self.baseline and stage == "judge" else ("",)
-        done = ("ok",) if stage == "generate" else ("ok", "unparsed")
+        done = ("ok",) if stage == "generate" else JUDGED
 
         def is_done(one: Contender, item: Item) -> bool:
             keys = [(item.id, one.name, self.seed, turn) for turn in range(1, len(item.turns) + 1)]

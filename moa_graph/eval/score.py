@@ -17,7 +17,7 @@ from moa_graph.eval.own import Own
 from moa_graph.eval.statistics import compare, mean
 from moa_graph.eval.store import RunDirectory
 
-__all__ = ["RUBRICS", "Scored", "Standing", "interval", "rubric_of", "score", "scored"]
+__all__ = ["RUBRICS", "Scored", "Standing", "interval", "rubric_of", "score", "scored", "summed_up"]
 
 RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {
     "alpaca-eval": lambda _: AlpacaEval(),
@@ -47,7 +47,12 @@ def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
 
     data_dir: where AlpacaEval's `df_gamed.csv` lies, which length control is regularised with.
     """
-    directory, items, rubric, standings = scored(path)
+    return summed_up(scored(path), data_dir)
+
+
+def summed_up(found: "Scored", data_dir: Path | None = None) -> dict[str, Any]:
+    """The report of a run that was read already; see `score`."""
+    directory, items, rubric, standings = found
     run = directory.run
     told = [standing.told(len(items), run["seed"]) for standing in standings.values()]
     if run["benchmark"] == "alpaca-eval":
@@ -103,18 +108,21 @@ class Standing:
         return sum(self.scores.values()) / len(self.scores) if self.scores else None
 
     def told(self, items: int, seed: int) -> dict[str, Any]:
-        low, high = interval(list(self.scores.values()), seed)
         return {
-            **self.about,
-            "mean": self.mean, "low": low, "high": high, "scored": len(self.scores), "items": items,
+            **self.about, **self.value(seed), "items": items,
             "answered": self.counted["ok"], "failed": self.counted["failed"],
             "unparsed": self.counted["unparsed"], "judge_failed": self.counted["judge_failed"],
             "reasons": dict(self.errors.most_common(3)),
             "parts": {name: sum(each) / len(each) for name, each in sorted(self.parts.items())},
-            "per_item": self._per_item(),
+            "per_item": self.per_item(),
         }  # fmt: skip
 
-    def _per_item(self) -> dict[str, float | None]:
+    def value(self, seed: int) -> dict[str, Any]:
+        """Its score and the 95% interval, and of how many items they are."""
+        low, high = interval(list(self.scores.values()), seed)
+        return {"mean": self.mean, "low": low, "high": high, "scored": len(self.scores)}
+
+    def per_item(self) -> dict[str, float | None]:
         """Means over the items that were answered in one go; `None`: unknown of one of them."""
         whole = [took for took in self.took.values() if not took["resumed"]]
         means = {name: _mean([took[name] for took in whole]) for name in (*_SUMS, "seconds")}

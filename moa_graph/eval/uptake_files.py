@@ -1,12 +1,10 @@
 """What `uptake` found, as files: a table, and plots of it."""
 
-import csv
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from moa_graph.errors import MoAConfigError
+from moa_graph.eval.analysis_files import by_mixture, table
 from moa_graph.eval.plots import Value, bars, save
 
 __all__ = ["write"]
@@ -23,17 +21,8 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
 
     Raises MoAConfigError where they cannot be written.
     """
-    table = folder / "similarity.csv"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with table.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            csv.writer(file).writerows([_COLUMNS, *_lines(found)])
-    except OSError as error:
-        raise MoAConfigError(f"{table}: cannot be written ({error.strerror or error})") from error
-    made = [table]
-    for number, mixture in enumerate(mixtures := list(dict.fromkeys(row["mixture"] for row in found["rows"])), 1):
-        rows = [row for row in found["rows"] if row["mixture"] == mixture]
-        named = f"-{number}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(mixture).stem)}" if len(mixtures) > 1 else ""
+    made = [table(folder / "similarity.csv", [_COLUMNS, *_lines(found)])]
+    for named, mixture, rows in by_mixture(found["rows"]):
         made += save(_plot(mixture, rows), folder / f"similarity{named}")
     return made
 
