@@ -37,7 +37,7 @@ async def test_critiques_join_the_references() -> None:
 
 async def test_each_is_criticised_by_itself_all_at_once() -> None:
     """One call for each answer, which reads the question and that answer alone; the calls count, and their tokens."""
-    model = critic(latency=0.1)
+    model = critic(latency=0.5)
     out = await mixture(THREE, critique=Critique(model)).ainvoke(ASK)
     assert (model.calls, model.max_in_flight) == (3, 3)
     assert all(sum(f"\n{text}\n" in system.text for text in THREE) == 1 for system, _ in model.prompts)

@@ -134,10 +134,15 @@ def test_samples_are_proposers_of_their_own() -> None:
 
 
 def test_proposers_of_a_layer_answer_at_the_same_time() -> None:
-    """A layer takes as long as its slowest proposer, not as all of them; sync too."""
-    proposer = model("a", latency=0.05)
-    create_moa([Proposer(proposer, samples=8)], model("c"), 2).invoke(ASK)
-    assert proposer.max_in_flight == 8
+    """No proposer waits for another, in a sync run too: eight that answer when all are asked do answer."""
+    all_asked = asyncio.Barrier(8)
+
+    async def answer(_: Any) -> AIMessage:
+        async with asyncio.timeout(30):
+            return AIMessage(f"I am {await all_asked.wait()}.")
+
+    out = create_moa([Proposer(RunnableLambda(answer), name="a", samples=8)], model("c"), 2).invoke(ASK)
+    assert {p["content"] for p in out["proposals"]} == {f"I am {place}." for place in range(8)}
 
 
 # Failure

@@ -272,10 +272,8 @@ def test_latency_is_real() -> None:
 
 async def test_async_calls_overlap() -> None:
     """Async calls wait on the loop, not on each other, and the peak is counted."""
-    model = ScriptedChatModel(latency=0.05)
-    start = time.perf_counter()
+    model = ScriptedChatModel(latency=0.2)
     await asyncio.gather(*(model.ainvoke("hi") for _ in range(20)))
-    assert time.perf_counter() - start < 0.5
     assert (model.calls, model.in_flight, model.max_in_flight) == (20, 0, 20)
 
 
