@@ -101,7 +101,7 @@ class RecordingServer:
         self._scripts.clear()
         self.max_in_flight = self.in_flight
 
-    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
         """Wait for, say, `lambda: server.in_flight == 0`: a disconnect takes a moment to arrive."""
         async with asyncio.timeout(timeout):
             while not condition():  # noqa: ASYNC110 - what it waits for happens in another event loop

@@ -391,7 +391,7 @@ async def test_interrupt_stops_at_once(mixture: Path, server: RecordingServer):
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
         try:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130

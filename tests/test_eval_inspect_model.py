@@ -292,7 +292,7 @@ def test_an_eval_and_its_retry(server: RecordingServer, monkeypatch: pytest.Monk
         "c", Behaviour(), Behaviour(status=401, error="Incorrect API key provided: sk-planted-secret-1"), Behaviour()
     )
     server.script("j", *[Behaviour(text="GRADE: C")] * 2)
-    ran = subprocess.run([sys.executable, "-c", EVAL], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([sys.executable, "-c", EVAL], capture_output=True, text=True, timeout=100, check=False)
     assert ran.returncode == 0, ran.stderr
     log, again = json.loads(ran.stdout.splitlines()[-1])
     assert [log["status"], again["status"]] == ["error", "success"]

@@ -25,7 +25,7 @@ def _stopped() -> Iterator[None]:
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a fresh interpreter, as a user would."""
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
 
 
 @needs_local

@@ -110,7 +110,7 @@ async def test_notices_a_client_that_leaves(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await server.until(lambda: server.in_flight == 0, timeout=1)
+    await server.until(lambda: server.in_flight == 0, timeout=30)
     assert server.requests[0].outcome == "closed_by_client"
     assert server.open_connections == 0
 

@@ -252,7 +252,7 @@ def post(url: str, method: str, params: Any) -> Any:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, body, headers), timeout=15) as answer:
+    with opener.open(urllib.request.Request(url, body, headers), timeout=60) as answer:
         return json.load(answer)["result"]
 
 
