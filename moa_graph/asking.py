@@ -248,6 +248,12 @@ class Asking:
         reason = str(said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason") or "").lower()
         return "" if reason in _WHOLE else "length" if reason in _LENGTH else reason
 
+    def told(self) -> bool:
+        """Whether the tokens of all that was asked are known: of a model that answered, and has said how many."""
+        if self._within or self._used.lost:
+            return False
+        return self.cached or not self.calls or {"input_tokens", "output_tokens"} <= self._tokens.keys()
+
     def bill(self, error: Exception | None = None) -> Bill:
         """What it cost, where it failed with `error` too."""
         if self.cached or not self.calls:

@@ -7,7 +7,7 @@ create_moa(..., budget=Budget(calls=20, on_exceed="answer"))  # no error: an ans
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, get_args
 from weakref import WeakKeyDictionary
@@ -56,10 +56,10 @@ class Budget:
     shared: one budget for all runs of all graphs it is given to, in this process; else each run has its own. A run
     begins where there is enough for all of it: ten runs at once are not stopped half-way, each without an answer.
 
-    A layer is expected to cost its prompts, and of each model its usual answer (`Proposer.usual_output`; `MoAConfig`
-    knows it from earlier runs), else `USUAL_OUTPUT` tokens, but no more than `max_tokens`. What a call really used
-    counts as soon as it has ended, so that a run goes over by no more than the calls that were in flight. What an
-    agent or a graph asks within counts once it has answered.
+    A layer is expected to cost its prompts, what its steps ask, and of each model its usual answer
+    (`Proposer.usual_output`; `MoAConfig` knows it from earlier runs), else `USUAL_OUTPUT` tokens, but no more than
+    `max_tokens`. What a call really used counts as soon as it has ended, so that a run goes over by no more than the
+    calls that were in flight. What an agent or a graph asks within counts once it has answered.
 
     Raises MoAConfigError for a limit that is not a positive number, for none, or for another word in `on_exceed`.
     """
@@ -108,15 +108,15 @@ class Purse:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self._limits = (budget.usd, budget.tokens, budget.calls)
-        self._spent, self._held = Amount(), Amount()
+        self._spent, self._held, self._begun = Amount(), Amount(), False
         self._promised = WeakKeyDictionary[object, Amount]()  # a run that was cancelled is gone from it
         self._lock = threading.Lock()
 
     def begin(self, spent: Amount) -> None:
-        """A layer begins in whose thread this much was spent before; a shared purse knows better."""
+        """A run begins in whose thread this much was spent before; what a purse has seen itself it knows better."""
         with self._lock:
-            if not self.budget.shared:
-                self._spent = spent
+            if not (self._begun or self.budget.shared):
+                self._spent, self._begun = spent, True
 
     def hold(self, run: object, needs: Sequence[Amount], aside: Amount | None = None, *, anyway: bool = False) -> str:
         """Hold back `needs` for a run, if there is that much, and `aside` for the rest of it; else why not.
@@ -159,27 +159,34 @@ class Purse:
 
 
 class Holding:
-    """What is held back for one model's answer, until it has ended."""
+    """What is held back for one model's answer, or for all that a step asks, until it has ended.
 
-    def __init__(self, purse: Purse | None, run: object, need: Amount) -> None:
-        self._purse, self._run, self._need, self._attempts = purse, run, need, 1
+    `each`: for another attempt; as much where nothing is said.
+    """
+
+    def __init__(self, purse: Purse | None, run: object, need: Amount, each: Amount | None = None) -> None:
+        self._purse, self._run, self._need, self._held = purse, run, need, need
+        self._each = need if each is None else each
 
     def again(self) -> bool:
         """Whether there is enough for another attempt; then that is held back too."""
-        if self._purse and self._purse.hold(self._run, [self._need]):
+        if self._purse is None:
+            return True
+        if self._purse.hold(self._run, [self._each]):
             return False
-        self._attempts += 1
+        self._held = self._held.plus(self._each)
         return True
 
-    def settle(self, calls: Sequence[Any], *, known: bool) -> None:
-        """It has ended, with these calls. Where not all that they used is known, it took what was expected, or more."""
+    def settle(self, calls: Sequence[Any], *, priced: bool, told: Callable[[], bool]) -> None:
+        """It has ended, with these calls. Where what they cost is not known (`priced`), or what tokens they used
+        (`told`), it took what was expected, or more.
+        """
         if self._purse is None:
             return
-        used = spent(calls)
-        held = Amount(*(part * self._attempts for part in self._need))
-        if not known:
-            used = Amount(*(max(pair) for pair in zip(used, self._need, strict=True)))
-        self._purse.settle(held, used)
+        used, need = spent(calls), self._need
+        usd = used.usd if priced else max(used.usd, need.usd)
+        tokens = used.tokens if priced or told() else max(used.tokens, need.tokens)
+        self._purse.settle(self._held, Amount(usd, tokens, used.calls))
 
 
 def spent(calls: Sequence[Any]) -> Amount:

@@ -1,20 +1,21 @@
 """The nodes of a layer beside its proposers: route, select, critique, stop. Each asks one step, and writes it down."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphBubbleUp
 
-from moa_graph.admission import Terms, left_out
-from moa_graph.budget import Amount, spent
+from moa_graph.admission import Terms, held_for_step, read_on
+from moa_graph.budget import Amount, Holding, spent
 from moa_graph.cache import Answers
 from moa_graph.errors import MoARunError, clean, describe
 from moa_graph.events import LayerLeftOut, Tell, decided
 from moa_graph.nodes import Node, State
 from moa_graph.panel import Seat
 from moa_graph.reading import asked
-from moa_graph.state import Carry, Decision, Proposal
+from moa_graph.state import Carry, Decision
 from moa_graph.steps import Asked, Judgement, Situation, Step, UndecidedError
 from moa_graph.waiting import KEY, LayerRun
 
@@ -40,11 +41,10 @@ def deciding(kind: str, step: Step, seat: Seat | None, answers: Answers, terms: 
         asked(state)
         if kind == "route":
             layer.hear(tell)
-            if await left_out(layer, state, terms):
-                return {"routed": []}
-        elif layer.left_out:
-            return {}
-        judgement, decision = await _decided(kind, step, seat, answers, config, layer, terms, state)
+        held = held_for_step(kind, seat, layer, state, terms)
+        if layer.left_out:
+            return {"routed": []} if kind == "route" else {}
+        judgement, decision = await _decided(kind, step, seat, answers, config, layer, terms, state, held)
         layer.tell(decided(decision))
         return {"decisions": [decision], **_WRITE[kind](judgement, decision, state, layer, terms)}
 
@@ -65,32 +65,47 @@ async def _decided(
     layer: LayerRun,
     terms: Terms,
     state: State,
+    held: Holding | str,
 ) -> tuple[Judgement, Decision]:
-    run, ask = layer.run, Asked(seat, answers, config, layer.run) if seat else None
+    """What was decided, and how it is written down. `held`: for what is asked, or why nobody may be."""
+    run = layer.run
     decision = Decision(layer=layer.number, step=cast("Any", kind), by=step.name, chosen=[], said="", run=run.id)
     situation = Situation(
         layer=layer.number,
         conversation=asked(state),
-        proposals=_read_on(state, layer.number),
+        proposals=read_on(state, layer.number),
         panel=[seat.name for seat in terms.panel],
         quorum=terms.panel[0].layer_policy.quorum,
         timeout=terms.panel[0].layer_policy.timeout,
         seed=run.seed,
         before=[d for d in state.get("decisions") or () if d["step"] == kind and d["layer"] < layer.number],
-        ask=ask,
     )
+    if isinstance(held, str):
+        return _undecided(held, situation, decision, layer)
+    ask = Asked(seat, answers, config, run, held.again) if seat else None
     try:
-        judgement = await step.decide(situation)
+        judgement = await step.decide(replace(situation, ask=ask))
     except GraphBubbleUp:
         raise
     except Exception as error:
         decision["said"] = clean(str(error)) if isinstance(error, MoARunError) else describe(error)
         _count(ask, decision, layer)
         raise _failed(f"layer {layer.number}, {kind} ({step.name}): {decision['said']}", layer) from error
+    finally:
+        if ask:
+            ask.settle(held)
     decision["chosen"], decision["said"] = judgement.chosen, judgement.said
     if judgement.score is not None:
         decision["score"] = judgement.score
     _count(ask, decision, layer)
+    return judgement, decision
+
+
+def _undecided(why: str, situation: Situation, decision: Decision, layer: LayerRun) -> tuple[Judgement, Decision]:
+    """A step that may ask nobody: all answers are read on, without a critique, and it is not the end."""
+    judgement = Judgement(situation.names, f"nobody was asked: {why}")
+    decision["chosen"], decision["said"] = judgement.chosen, judgement.said
+    layer.run.decided.append(decision)
     return judgement, decision
 
 
@@ -103,18 +118,10 @@ def _failed(why: str, layer: LayerRun) -> MoARunError:
 
 
 def _count(ask: Asked | None, decision: Decision, layer: LayerRun) -> None:
-    """What was asked is in the receipt, and taken from the budget."""
+    """What was asked is in the receipt."""
     if ask and ask.asked:
-        call = ask.call()
-        decision["call"] = cast("dict[str, Any]", call)
-        if layer.run.purse:
-            layer.run.purse.settle(Amount(), spent([call]))
+        decision["call"] = cast("dict[str, Any]", ask.call())
     layer.run.decided.append(decision)
-
-
-def _read_on(state: State, layer: int) -> list[Proposal]:
-    own = [p for p in state.get("proposals") or () if p["layer"] == layer]
-    return [p for p in own if p["status"] == "ok" and "unread" not in p]
 
 
 # What each writes
@@ -130,12 +137,12 @@ def _routed(judgement: Judgement, _: Decision, __: State, layer: LayerRun, terms
 
 
 def _selected(judgement: Judgement, decision: Decision, state: State, layer: LayerRun, _: Terms) -> dict[str, Any]:
-    others = [p for p in _read_on(state, layer.number) if p["proposer"] not in judgement.chosen]
+    others = [p for p in read_on(state, layer.number) if p["proposer"] not in judgement.chosen]
     return {"proposals": [{**p, "unread": f"{decision['by']}: {judgement.said}"} for p in others]}
 
 
 def _criticised(judgement: Judgement, _: Decision, state: State, layer: LayerRun, __: Terms) -> dict[str, Any]:
-    read = _read_on(state, layer.number)
+    read = read_on(state, layer.number)
     said = judgement.texts
     return {"proposals": [{**p, "critique": said[p["proposer"]]} for p in read if p["proposer"] in said]}
 

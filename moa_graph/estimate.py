@@ -1,7 +1,7 @@
 """What a run is going to take, before anything is asked: calls, tokens, $ and TFLOPs, layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict
 
@@ -11,14 +11,10 @@ from moa_graph.flops import tflops
 from moa_graph.prices import Prices
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.questions import conversation
-from moa_graph.reading import about_answers, likely_output
+from moa_graph.reading import about_answers, about_decision, likely_output
 from moa_graph.receipt import known, total
 
 __all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate", "too_small"]
-
-_INSTRUCTION: Final = 200  # tokens of what a judge or a critic is told
-_VERDICT: Final = 30  # tokens of a decision
-_CRITIQUE: Final = 90  # and of a critique of 60 words
 
 
 class LayerEstimate(TypedDict):
@@ -97,11 +93,12 @@ def estimate(
         before = [_output(one, usual) for one in asked]
         calls = [*zip(asked, given, before, strict=True)]
         operations.append([tflops([one.model], said) for one, _, said in calls])
+        answers = before
         for kind, one in beside[number - 1] if number <= len(beside) else ():
-            made = _judged(kind, one, tokens, before)
-            calls += made
+            made = about_decision(kind, tokens, answers, one.max_tokens)
+            calls += [(one, *call) for call in made]
             if kind == "critique":
-                before = [said + more for said, (*_, more) in zip(before, made, strict=True)]
+                before = [said + more for said, (_, more) in zip(answers, made, strict=True)]
         layers.append(_layer(number, calls))
     everyone = {one.model for asked in [*panels, finals] for one in asked}
     return Estimate(
@@ -126,14 +123,6 @@ def too_small(budget: Budget | None, made: Estimate) -> str:
     stops = budget.on_exceed == "stop" or len(made["layers"]) == 1
     what = "the run will stop" if stops else "layers will be left out"
     return f"the budget of {' and '.join(limits)} is smaller: {what}"
-
-
-def _judged(kind: str, one: Asked, question: int, answers: Sequence[int]) -> list[tuple[Asked, int, int]]:
-    """The calls of a step, with tokens in and out: a critique's for each answer, else one."""
-    said = _CRITIQUE if kind == "critique" else _VERDICT
-    said = said if one.max_tokens is None else min(said, one.max_tokens)
-    read = [0] if kind == "route" else answers if kind == "critique" else [sum(answers)]
-    return [(one, _INSTRUCTION + question + tokens, said) for tokens in read]
 
 
 def _layer(number: int, calls: Sequence[tuple[Asked, int, int]]) -> LayerEstimate:

@@ -145,7 +145,7 @@ class Writer:
                     raise end.failed(why, tally.call(seat, "error")) from error
                 continue
             finally:
-                held.settle([counted(ask, bill)], known=bill.cost_usd is not None)
+                held.settle([counted(ask, bill)], priced=bill.cost_usd is not None, told=ask.told)
             tally.add(ask, bill)
             return answer, tally.call(seat, "ok", ask, fitting)
         raise AssertionError("a mixture has a final model")

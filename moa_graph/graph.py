@@ -11,7 +11,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer
 
-from moa_graph.admission import Terms
+from moa_graph.admission import Group, Terms
 from moa_graph.aggregator import Aggregator, Models, Sequential, Synthesize, Vote, aggregator_of, models_of
 from moa_graph.budget import Budget
 from moa_graph.cache import Answers
@@ -104,8 +104,9 @@ def create_moa(
     windows = _windows(family, writer, panels)
 
     moa = StateGraph(WindowsState if windows else MoAState, input_schema=MessagesState, output_schema=MoAOutput)
-    for i, panel in enumerate(panels, 1):
-        terms = Terms(panel, panels[i:], finals, said, stream_proposers, steps[i - 1], len(windows) + 1)
+    groups = [Group(panel, taken) for panel, taken in zip(panels, steps, strict=True)]
+    for i, (panel, taken) in enumerate(groups, 1):
+        terms = Terms(panel, groups[i:], finals, said, stream_proposers, taken, len(windows) + 1)
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     for window_, reads in windows.items():
         moa.add_node(window_, reads, metadata=_metadata("window", last, finals[0]))

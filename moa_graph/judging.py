@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -136,16 +136,15 @@ class PairJudge:
         run, need = Run(), self._need(prompt)
         if self._purse and (why := self._purse.hold(run, [need])):
             return _UnaffordableError(f"the budget is too small: {why}")
-        ask = Asked(self._seat, Answers(None), {}, run)
+        held = Holding(self._purse, run, need)
+        ask = Asked(self._seat, Answers(None), {}, run, held.again)
         try:
-            return await _verdict(ask, prompt)
+            return await _verdict(ask, prompt, held.again)
         except UndecidedError as error:
             return error
         finally:
-            made = [ask.call()] if ask.asked else []
-            self.calls += made
-            known = all(call["cost_usd"] is not None for call in made)
-            Holding(self._purse, run, need).settle(made, known=known)
+            self.calls += [ask.call()] if ask.asked else []
+            ask.settle(held)
             run.end()
 
     def _need(self, prompt: str) -> Amount:
@@ -176,8 +175,8 @@ def _is_embedded(model: str) -> bool:
     return provider == "local" and not name.endswith(".gguf")
 
 
-async def _verdict(ask: Asked, prompt: str) -> Verdict:
-    """Raises UndecidedError where the model fails, or makes no sense in `TRIES` replies."""
+async def _verdict(ask: Asked, prompt: str, may_again: Callable[[], bool]) -> Verdict:
+    """Raises UndecidedError where the model fails, or makes no sense in `TRIES` replies, or in as many as it may."""
     replies: list[str] = []
 
     def read(text: str) -> Verdict:
@@ -190,7 +189,10 @@ async def _verdict(ask: Asked, prompt: str) -> Verdict:
         except UndecidedError:
             if len(replies) < k:  # it gave none
                 raise
-    raise UndecidedError(f"no verdict in {TRIES} replies, the last being {' '.join(replies[-1].split())[:80]!r}")
+            if k < TRIES and not may_again():
+                break
+    many = f"{len(replies)} repl{'ies' if len(replies) > 1 else 'y'}"
+    raise UndecidedError(f"no verdict in {many}, the last being {' '.join(replies[-1].split())[:80]!r}")
 
 
 def judge_prompt(conversation: Sequence[BaseMessage], a: str, b: str, prompt: str = JUDGE) -> str:

@@ -87,7 +87,7 @@ def propose(seat: Seat, answers: Answers, terms: Terms) -> Node:
             bill = ask.bill(error)
         finally:
             proposal |= cast("Proposal", counted(ask, bill))
-            held.settle([proposal], known=bill.cost_usd is not None)
+            held.settle([proposal], priced=bill.cost_usd is not None, told=ask.told)
         return {"proposals": [await layer.settle(proposal)]}
 
     return Node(seat.name, call)

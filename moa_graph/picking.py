@@ -116,8 +116,7 @@ class _Choose:
         finally:
             for each in ask.asked:
                 end.tally.add(*each)
-            calls = [ask.call()] if ask.asked else []
-            held.settle(calls, known=all(call["cost_usd"] is not None for call in calls))
+            ask.settle(held)
 
     def call(self, status: str) -> Call:
         """Its part in the receipt."""

@@ -16,10 +16,12 @@ from moa_graph.state import Fitting, Proposal
 
 __all__ = [
     "about_answers",
+    "about_decision",
     "about_reference",
     "about_synthesis",
     "asked",
     "expected",
+    "expected_of_step",
     "likely_answer",
     "likely_output",
     "read",
@@ -30,6 +32,9 @@ __all__ = [
 State = Any
 
 _NUMBER: Final = 4  # tokens of a reference's number and line break
+_INSTRUCTION: Final = 200  # tokens of what a judge or a critic is told
+_VERDICT: Final = 30  # tokens of a decision
+_CRITIQUE: Final = 90  # and of a critique of 60 words
 
 
 def asked(state: State) -> list[BaseMessage]:
@@ -104,9 +109,18 @@ def expected(seat: Seat, state: State, more: int = 0) -> Amount:
     `more`: tokens of references that are not in the state yet.
     """
     tokens = fit.about_messages(x_next(asked(state), "", seat.system)) + about_synthesis(state) + more
-    output = likely_answer(seat)
-    usd = seat.prices.cost(seat.known_as, {"input_tokens": tokens, "output_tokens": output})
-    return Amount(usd or 0.0, tokens + output, 1)
+    return _amount(seat, tokens, likely_answer(seat))
+
+
+def expected_of_step(kind: str, seat: Seat, question: int, answers: Sequence[int]) -> list[Amount]:
+    """What a step of this kind is expected to ask `seat`, call by call; see `about_decision`."""
+    calls = about_decision(kind, question, answers, seat.model.parameters.get("max_tokens"))
+    return [_amount(seat, given, said) for given, said in calls]
+
+
+def _amount(seat: Seat, given: int, said: int) -> Amount:
+    usd = seat.prices.cost(seat.known_as, {"input_tokens": given, "output_tokens": said})
+    return Amount(usd or 0.0, given + said, 1)
 
 
 def about_synthesis(state: State) -> int:
@@ -133,6 +147,19 @@ def likely_output(max_tokens: int | None, usual: float | None = None) -> int:
     """Output tokens that are expected of an answer: the usual ones, else USUAL_OUTPUT, and never over `max_tokens`."""
     length = USUAL_OUTPUT if usual is None else round(usual)
     return length if max_tokens is None else min(length, max_tokens)
+
+
+def about_decision(
+    kind: str, question: int, answers: Sequence[int], max_tokens: int | None = None
+) -> list[tuple[int, int]]:
+    """The calls of a step, with tokens in and out: a critique's for each answer, else one that reads all of them.
+
+    question, answers: their tokens. A route reads no answers.
+    """
+    said = _CRITIQUE if kind == "critique" else _VERDICT
+    read = [0] if kind == "route" else answers if kind == "critique" else [sum(answers)]
+    said = said if max_tokens is None else min(said, max_tokens)
+    return [(_INSTRUCTION + question + tokens, said) for tokens in read]
 
 
 def about_answers(prompt: Prompt, lengths: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from langgraph.errors import GraphBubbleUp
 from moa_graph.answers import text_of
 from moa_graph.asking import Asking, unheard
 from moa_graph.bill import UNKNOWN, Bill
+from moa_graph.budget import Holding
 from moa_graph.cache import Answers
 from moa_graph.errors import MoARunError, clean
 from moa_graph.panel import ProposerLike, Seat
@@ -148,7 +149,7 @@ class Asked:
             except ValueError as error:
                 why = f"{error} ({clean(text)[:80]!r})"
             if k + 1 < tries and not self._may_again():
-                tries = k + 1  # the budget allows no more
+                tries, why = k + 1, f"{why}; the budget is too small for another"
                 break
         raise UndecidedError(f"{who}: no usable answer in {tries} attempt{'s' * (tries != 1)}: {why}", self._run.asked)
 
@@ -174,6 +175,12 @@ class Asked:
         finally:
             self.asked.append((ask, bill))
         return text
+
+    def settle(self, held: Holding) -> None:
+        """All of it has ended: what it took goes from the budget."""
+        calls = [self.call()] if self.asked else []
+        priced = all(bill.cost_usd is not None for _, bill in self.asked)
+        held.settle(calls, priced=priced, told=lambda: all(ask.told() for ask, _ in self.asked))
 
     def call(self) -> Call:
         """All of it as one call of the receipt."""
