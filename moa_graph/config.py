@@ -434,7 +434,8 @@ class MoAConfig(StepsConfig):
     def _asked(self, model: ProposerConfig) -> Asked:
         said = model.max_tokens if "max_tokens" in model.model_fields_set else self.max_tokens
         price = self.own(model)["price"]
-        return Asked(model.model, model.system, said, Prices({model.model: price} if price else None))
+        prices = Prices({model.model: price} if price else None)
+        return Asked(model.model, model.system, said, prices, model.context_window)
 
     def panels(self) -> list[list[ProposerConfig]]:
         """The panel of every layer, or the one that they share, in their roles."""

@@ -1,20 +1,24 @@
 """What a run is going to take, before anything is asked: calls, tokens, $ and TFLOPs, layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from langchain_core.messages import BaseMessage
 from typing_extensions import TypedDict
 
 from moa_graph.budget import Amount, Budget
 from moa_graph.fit import about_messages
 from moa_graph.flops import tflops
+from moa_graph.panel import foreseen_room
 from moa_graph.prices import Prices
 from moa_graph.prompts import Prompt, x_next
 from moa_graph.questions import conversation
-from moa_graph.reading import about_answers, about_decision, likely_output
+from moa_graph.reading import about_answers, about_decision, fitted, likely_output
 from moa_graph.receipt import known, total
 
 __all__ = ["Asked", "Beside", "Estimate", "LayerEstimate", "estimate", "too_small"]
+
+_SMALL: Final = 4096  # tokens; what fits any window is not looked up: LangChain's profiles take a second to load
 
 
 class LayerEstimate(TypedDict):
@@ -53,6 +57,8 @@ class Asked(NamedTuple):
     system: str | None
     max_tokens: int | None
     prices: Prices
+    window: int | None = None
+    """Its context window, where the mixture says it; else what LangChain knows of it."""
 
 
 class Beside(NamedTuple):
@@ -77,7 +83,8 @@ def estimate(
     `finals`: nobody where a vote asks no model; with `windows`, who is asked in each of them with those answers, from
     and to, and what the last `keep` made of theirs.
     An answer is expected to have `usual[model]` tokens, else `moa_graph.budget.USUAL_OUTPUT`, and never more than
-    `max_tokens`. `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
+    `max_tokens`. References beyond what a model's context window leaves are taken to be made to fit.
+    `beside`: whom the steps of each layer ask; nothing is taken to be left out by them.
     Raises MoAConfigError where there is no question.
     """
     question = conversation(messages)
@@ -89,7 +96,7 @@ def estimate(
             kept = [_output(one, usual) for one in asked]
             shown = [[*kept[max(0, k - keep) : k], *before[slice(*part)]] for k, part in enumerate(windows)]
         read = [about_answers(prompt, each) for each in shown]
-        given = [about_messages(x_next(question, "", one.system)) + more for one, more in zip(asked, read, strict=True)]
+        given = [_given(one, question, more) for one, more in zip(asked, read, strict=True)]
         before = [_output(one, usual) for one in asked]
         calls = [*zip(asked, given, before, strict=True)]
         operations.append([tflops([one.model], said) for one, _, said in calls])
@@ -132,6 +139,13 @@ def _layer(number: int, calls: Sequence[tuple[Asked, int, int]]) -> LayerEstimat
         output_tokens=sum(said for *_, said in calls), cost_usd=total(costs), cost_usd_at_least=known(costs),
         tflops=total(tflops([one.model], said) for one, _, said in calls),
     )  # fmt: skip
+
+
+def _given(one: Asked, question: Sequence[BaseMessage], read: int) -> int:
+    """Tokens that a model reads: `read` of references, as far as they fit its context window."""
+    bare = about_messages(x_next(question, "", one.system))
+    small = one.window is None and bare + read <= _SMALL
+    return bare + read if small else fitted(bare, read, foreseen_room(one.model, one.max_tokens, one.window))
 
 
 def _output(one: Asked, usual: Mapping[str, float]) -> int:

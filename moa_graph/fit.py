@@ -250,8 +250,12 @@ def window(model: Runnable[Any, Any], max_tokens: int | None) -> int | None:
     if whole is None:
         return None
     said = chain([max_tokens], map(bound.get, _OUTPUT), (getattr(inner, name, None) for name in _OUTPUT))
-    output = next(filter(None, map(_positive, said)), min(RESERVE, whole // 4))
-    return max(0, whole - output)
+    return room(whole, next(filter(None, map(_positive, said)), None))
+
+
+def room(window: int, output: int | None) -> int:
+    """What a window leaves for a prompt; where nothing limits the answer, `RESERVE` stays free for it."""
+    return max(0, window - (output or min(RESERVE, window // 4)))
 
 
 _OUTPUT: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")

@@ -23,7 +23,17 @@ from moa_graph.remote import asked_from_afar
 from moa_graph.transport import ask, clients, shared
 from moa_graph.within import OuterChatModel
 
-__all__ = ["UNSET", "Model", "ModelLike", "missing_key", "providers", "rate_limiter", "resolve"]
+__all__ = [
+    "KEYS",
+    "PLACEHOLDER_KEY",
+    "UNSET",
+    "Model",
+    "ModelLike",
+    "missing_key",
+    "providers",
+    "rate_limiter",
+    "resolve",
+]
 
 ModelLike = str | Runnable[Any, Any]
 
@@ -57,7 +67,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Provider -> the environment variables its key may stand in."""
 
 _UNTOLD = ("rate_limiter", "api_key")  # no part of what a model is known by
-_PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
+PLACEHOLDER_KEY = "not-needed"  # OpenAI's client wants some key; a server of one's own seldom does
 _REASONING = re.compile(r"openai:(gpt-[5-9]|o[1-9])")
 
 
@@ -217,7 +227,7 @@ def _connection(
     elif (missing := missing_key(provider)) and not keyed:
         if not base_url:
             raise MoAConfigError(f"{where}: {provider} needs a key: set {' or '.join(missing)}")
-        connection["api_key"] = _PLACEHOLDER_KEY
+        connection["api_key"] = PLACEHOLDER_KEY
     if provider in ("anthropic", "groq"):
         connection["max_retries"] = 0
     if provider in ("openai", "together"):

@@ -5,16 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
-from moa_graph import fit
+from moa_graph import fit, local
 from moa_graph.errors import MoAConfigError
-from moa_graph.models import UNSET, Model, ModelLike, _Unset, resolve
+from moa_graph.models import KEYS, PLACEHOLDER_KEY, UNSET, Model, ModelLike, _Unset, resolve
 from moa_graph.policy import LayerPolicy, checked
 from moa_graph.prices import Price, Prices
 
-__all__ = ["Layer", "Proposer", "Seat", "seated", "seats"]
+__all__ = ["Layer", "Proposer", "Seat", "foreseen_room", "seated", "seats"]
 
 RESERVED: Final = {
     "__start__", "__end__", "aggregate", "carry", "critique", "decisions", "final", "messages", "proposals", "route",
@@ -136,9 +136,24 @@ def _is_length(value: object) -> bool:
 
 def _room(model: Model, window: int | None) -> int | None:
     said = model.parameters.get("max_tokens")
-    if window is None:
-        return fit.window(model.runnable, said)
-    return max(0, window - (said or min(fit.RESERVE, window // 4)))
+    return fit.window(model.runnable, said) if window is None else fit.room(window, said)
+
+
+@lru_cache(maxsize=256)
+def foreseen_room(model: str, max_tokens: int | None, window: int | None = None) -> int | None:
+    """Tokens that a prompt to a model may take, told without a key and without starting it; `None`: unknown."""
+    provider = model.partition(":")[0].strip().replace("-", "_").lower()
+    if window is None and provider == "local":
+        window = local.SLOT_TOKENS
+    if window is not None:
+        return fit.room(window, max_tokens)
+    if provider not in KEYS:  # to be made it may want more than a key
+        return None
+    try:
+        made = resolve(model, where=model, max_tokens=max_tokens, parameters={"api_key": PLACEHOLDER_KEY})
+    except MoAConfigError:  # a package is missing, or the model is none: whoever asks it is told
+        return None
+    return fit.window(made.runnable, max_tokens)
 
 
 def seats(layer: int, panel: Layer, policy: LayerPolicy, made: dict[int, Model] | None = None) -> list[Seat]:

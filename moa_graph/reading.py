@@ -22,6 +22,7 @@ __all__ = [
     "asked",
     "expected",
     "expected_of_step",
+    "fitted",
     "likely_answer",
     "likely_output",
     "read",
@@ -108,8 +109,15 @@ def expected(seat: Seat, state: State, more: int = 0) -> Amount:
 
     `more`: tokens of references that are not in the state yet.
     """
-    tokens = fit.about_messages(x_next(asked(state), "", seat.system)) + about_synthesis(state) + more
+    bare, read = fit.about_messages(x_next(asked(state), "", seat.system)), about_synthesis(state) + more
+    whole = bool(state.get("synthesis")) and not _references(state)  # somebody else has written it: it is not shortened
+    tokens = bare + read if whole else fitted(bare, read, seat.room)
     return _amount(seat, tokens, likely_answer(seat))
+
+
+def fitted(bare: int, read: int, room: int | None) -> int:
+    """Tokens of a prompt with references of `read` tokens: made to fit, where they do not."""
+    return bare + read if room is None else max(bare, min(bare + read, room))
 
 
 def expected_of_step(kind: str, seat: Seat, question: int, answers: Sequence[int]) -> list[Amount]:

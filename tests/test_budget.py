@@ -320,6 +320,20 @@ async def test_a_budget_expects_what_an_estimate_does(
         await run(limited(whole - 1))
 
 
+async def test_a_budget_expects_that_references_are_made_to_fit(monkeypatch: Any, tmp_path: Any) -> None:
+    """What a small window leaves of them is set aside, as it is estimated, and no more."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    small = {"model": "openai:b", "context_window": 1200}
+    final = {**small, "model": "openai:c"}
+    changes: dict[str, Any] = {"proposers": ["openai:a", small], "aggregator": final, "max_tokens": None}
+    estimated = described(**changes).estimate("Why is the sky blue?")
+    assert estimated["layers"][2]["input_tokens"] == 1200 - 1200 // 4
+    whole = estimated["input_tokens"] + estimated["output_tokens"]
+    assert receipt_of(await run(built(described(Budget(tokens=whole, shared=True), **changes))))["calls"] == 5
+    with pytest.raises(BudgetExceededError, match="from layer 1 on"):
+        await run(built(described(Budget(tokens=whole - 1, shared=True), **changes)))
+
+
 MANY = [{"model": "openai:a", "samples": 6}]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moa_graph import MoAConfig, MoAConfigError
+from moa_graph import MoAConfig, MoAConfigError, local
 from moa_graph.budget import USUAL_OUTPUT
 from moa_graph.stats import record
 
@@ -53,6 +53,26 @@ def test_unknown_is_unknown() -> None:
 def test_max_tokens_bounds_an_answer() -> None:
     """Nobody is expected to write more than they may."""
     assert config(max_tokens=100, layers=2).estimate(QUESTION)["output_tokens"] == 300
+
+
+def test_references_count_for_what_a_window_leaves_them() -> None:
+    """As they are going to be made to fit: for the one whose window is small; the question is never shortened."""
+    final = {"model": "openai:b", "context_window": 1500, "max_tokens": 500}
+    whole, made = config(layers=2).estimate(QUESTION), config(layers=2, aggregator=final).estimate(QUESTION)
+    assert made["layers"][0] == whole["layers"][0]
+    assert made["layers"][1]["input_tokens"] == 1000 < whole["layers"][1]["input_tokens"]
+    long = config(layers=2, aggregator={**final, "context_window": 501}).estimate(QUESTION)
+    assert long["layers"][1]["input_tokens"] == config(layers=1).estimate(QUESTION)["input_tokens"]
+
+
+@pytest.mark.parametrize(("model", "window"), [("openai:gpt-4", 8192), ("local:smollm2", 8192)])
+def test_a_window_is_known_without_a_key(model: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the mixture does not say it, what LangChain knows of a model counts, and nothing is started for it."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    many = {"model": "openai:a", "samples": 30}
+    made = config(proposers=[many], aggregator=model, layers=2, max_tokens=1000).estimate(QUESTION)
+    assert made["layers"][1]["input_tokens"] == window - 1000
+    assert not local._running
 
 
 def test_samples_and_panels_of_their_own() -> None:
