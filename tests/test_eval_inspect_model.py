@@ -15,7 +15,7 @@ import pytest
 
 from moa_graph.errors import MoARunError
 from moa_graph.eval.inspect_messages import answered, stop_reason
-from tests.evaluation import mixture
+from tests.evaluation import judge, mixture
 from tests.server import Behaviour, RecordingServer
 
 if importlib.util.find_spec("inspect_ai") is None:
@@ -112,6 +112,15 @@ def test_an_output_sums_up_all_calls(server: RecordingServer, moa: Model) -> Non
     assert output.usage.total_tokens == read + output.usage.output_tokens
     assert output.metadata["moa"]["calls"] == 3
     assert [proposal["content"] for proposal in output.metadata["proposals"]] == ["answer of a #1", "answer of b #1"]
+
+
+def test_a_judge_is_asked_coldly(server: RecordingServer) -> None:
+    """With `-M judge=true` at temperature 0, as `moa eval` does it, unless the file says another."""
+    judge(Path("judge.yaml"), server.base_url)
+    judge(Path("warm.yaml"), server.base_url, temperature=0.5)
+    for name in ("judge.yaml", "warm.yaml"):
+        ask(get_model(f"moa/{name}", memoize=False, judge=True))
+    assert [body["temperature"] for body in of(server, "judge")] == [0.0, 0.5]
 
 
 def test_dollars_are_there_where_prices_are(server: RecordingServer, moa: Model) -> None:

@@ -38,8 +38,8 @@ from inspect_ai.scorer import model_graded_qa
 from inspect_ai.solver import generate
 
 @task
-def questions():
-    asked = [Sample(input=f"Question {k}?", target="So.", id=k) for k in (1, 2, 3)]
+def questions(word="Question"):
+    asked = [Sample(input=f"{word} {k}?", target="So.", id=k) for k in (1, 2, 3)]
     return Task(dataset=asked, solver=generate(), scorer=model_graded_qa(), config=GenerateConfig(top_p=0.9))
 """
 
@@ -74,18 +74,28 @@ def evaluated(*starts: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
 
 
+def by_inspect(task: str, *options: str) -> int:
+    """One start in this process, without a judge."""
+    return run(["eval", "run", task, "--engine", "inspect", "-c", "two.yaml", "-o", "out", *options])
+
+
 def test_a_task_compares_and_goes_on(server: RecordingServer, two: Path) -> None:
     """All contenders are asked and graded; the next start asks what failed alone; the report is the usual one."""
     server.script("c", Behaviour(text="good"), Behaviour(status=400), Behaviour(text="good"))
     server.script("judge", Behaviour(text="GRADE: C"))
-    options = ["--limit", "2", "--concurrency", "1"]
+    options = ["--limit", "2", "--concurrency", "1", "-T", "word=What"]
     ran = evaluated(options, [*options, "--json"])
     assert ran.stderr.splitlines()[-1] == "1 0", ran.stderr
     assert "1 answer failed; the same command asks again" in ran.stderr
     assert "top_p is left out" in ran.stderr
+    assert [line.partition(", if")[0] for line in ran.stderr.splitlines() if ", if a sample asks once" in line] == [
+        "answers: about 24 calls and $ unknown",
+        "answers: about 3 calls and $ unknown",
+    ]
     # for each sample three calls of the mixture, one of each model, two mixtures of three calls; all graded but one
     first = 2 * (3 + 3 + 6) + 11
     assert len(server.requests) == first + 3 + 1
+    assert {request.body["temperature"] for request in server.requests if request.model == "judge"} == {0.0}
     report = json.loads(ran.stdout[ran.stdout.index("\n{") :])
     assert report == score(Path("out"))
     assert {one["name"]: (one["mean"], one["scored"], one["per_item"]["calls"]) for one in report["contenders"]} == {
@@ -99,27 +109,64 @@ def test_a_task_compares_and_goes_on(server: RecordingServer, two: Path) -> None
     assert report["judge"] == "judge.yaml"
     assert [compared["items"] for compared in report["comparisons"]] == [2, 2]
     assert [len(answer["proposals"]) for answer in lines("answers.jsonl") if answer["status"] == "ok"].count(2) == 6
-    assert len(lines("items.jsonl")) == 2
+    assert [item["turns"][0][:5] for item in lines("items.jsonl")] == ["What ", "What "]
 
 
-def test_a_task_that_is_not_there_leaves_nothing(
+def test_what_inspect_ai_refuses_leaves_nothing(
     two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What inspect_ai finds wrong is one line, and the directory is free for the right name."""
+    """It is one line, and the directory is free for the next start."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise PrerequisiteError("[bold]ERROR[/bold]: No tasks were found")
 
     monkeypatch.setattr(inspect_ai, "eval_set", refuse)
-    assert run(["eval", "run", "no-such.py", "--engine", "inspect", "-c", "two.yaml", "-o", "out"]) == 2
-    assert "inspect_ai, no-such.py: ERROR: No tasks were found" in capsys.readouterr().err
+    assert by_inspect("tasks.py@questions") == 2
+    assert "inspect_ai, tasks.py@questions: ERROR: No tasks were found" in capsys.readouterr().err
     assert [path.name for path in Path("out").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["no-such.py"], "no-such.py: inspect_ai finds no task there: give a registered name, FILE.py or FILE.py@TASK"),
+        (["tasks.py@nothing"], "inspect_ai, tasks.py@nothing: Task named 'nothing' not found"),
+        (["tasks.py@many"], "many() missing 1 required positional argument: 'n' (-T KEY=VALUE gives a parameter)"),
+        (["tasks.py@questions", "-T", "k=1"], "-T k: tasks.py@questions has no such parameter; it has word"),
+    ],
+)
+def test_a_task_that_cannot_be_loaded(
+    two: Path, given: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is one line, and nothing is written."""
+    with Path("tasks.py").open("a", encoding="utf-8") as file:
+        file.write("\n@task\ndef many(n): return questions()\n")
+    assert by_inspect(*given) == 2
+    assert why in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_another_task_has_another_directory(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its logs would be taken for those of the file as it is now, or of these parameters; nothing is overwritten."""
+    monkeypatch.setattr(inspect_ai, "eval_set", lambda *_, **__: (False, []))
+    assert by_inspect("tasks.py@questions") == 130
+    before = Path("out/run.json").read_bytes()
+    assert by_inspect("tasks.py@questions", "-T", "word=What") == 2
+    assert "-T is not given there and {'word': 'What'} here; give a new directory" in capsys.readouterr().err
+    Path("tasks.py").write_text(TASKS.replace("So.", "Thus."), encoding="utf-8")
+    assert by_inspect("tasks.py@questions") == 2
+    assert "out is another evaluation's: the task's file has changed since; give a" in capsys.readouterr().err
+    assert Path("out/run.json").read_bytes() == before
+    Path("tasks.py").write_text(TASKS, encoding="utf-8")
+    assert by_inspect("tasks.py@questions") == 130
 
 
 def test_an_interrupt_that_inspect_ai_keeps_to_itself(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives the logs of what has ended by then, and the exit code is that of an interrupt."""
     monkeypatch.setattr(inspect_ai, "eval_set", lambda *_, **__: (False, []))
-    assert run(["eval", "run", "t.py", "--engine", "inspect", "-c", "two.yaml", "-o", "out"]) == 130
+    assert by_inspect("tasks.py@questions") == 130
     assert Path("out/run.json").exists()
 
 
@@ -130,13 +177,16 @@ def test_an_interrupt_that_inspect_ai_keeps_to_itself(two: Path, monkeypatch: py
         (["--stage", "judge"], "--engine inspect knows no --stage"),
         (["--baseline", "openai:a"], "--engine inspect knows no --baseline"),
         (["--data-dir", "."], "--engine inspect knows no --data-dir"),
+        (["--vary", "layers"], "--engine inspect knows no --vary"),
+        (["-T", "epochs"], "-T epochs: this is no parameter of a task: write it as KEY=VALUE"),
+        (["-T", "a=["], "-T: a value is no YAML"),
         (["-j", "nobody"], "'nobody' is no model"),
         (["--engine", "outspect"], "one of moa, inspect is needed, not 'outspect'"),
     ],
 )
 def test_what_it_cannot_do_is_said(two: Path, options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Options that would be silently without effect are refused, before anything is loaded or written."""
-    assert run(["eval", "run", "t.py", "--engine", "inspect", "-c", "two.yaml", "-o", "out", *options]) == 2
+    assert by_inspect("t.py", *options) == 2
     assert why in capsys.readouterr().err
     assert not Path("out").exists()
 
@@ -144,7 +194,7 @@ def test_what_it_cannot_do_is_said(two: Path, options: list[str], why: str, caps
 def test_without_inspect_ai(two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It says what to install."""
     monkeypatch.setattr(inspect_run, "find_spec", lambda _: None)
-    assert run(["eval", "run", "t.py", "--engine", "inspect", "-c", "two.yaml", "-o", "out"]) == 2
+    assert by_inspect("t.py") == 2
     assert 'pip install "moa-graph[inspect]"' in capsys.readouterr().err
 
 

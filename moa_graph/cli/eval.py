@@ -118,6 +118,10 @@ def run(
             "--engine", metavar="|".join(_ENGINES), parser=_engine, help="inspect: BENCHMARK is a task of inspect_ai."
         ),
     ] = "moa",
+    task_args: Annotated[
+        list[str] | None,
+        typer.Option("-T", metavar="KEY=VALUE", help="A parameter of inspect_ai's task; may be given several times."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Ask every contender every item, have the answers judged, and compare. Started again, it asks nothing twice."""
@@ -130,7 +134,7 @@ def run(
         _chosen(config)
         evaluate(
             benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
-            at_once=concurrency, report=lambda: _report(out, None, as_json=as_json),
+            at_once=concurrency, args=task_args or [], report=lambda: _report(out, None, as_json=as_json),
             refused={"--stage": stage, "--budget": budget, "--baseline": baseline, "--data-dir": data_dir,
                      "--vary": vary or None},
         )  # fmt: skip
@@ -140,6 +144,8 @@ def run(
         from moa_graph.eval.judge import judge_config
         from moa_graph.eval.run import Evaluation, mixtures_named
 
+        if task_args:
+            raise MoAConfigError(f"-T {task_args[0]}: it is a task of inspect_ai that has parameters: --engine inspect")
         if judge is None and stage != "generate":
             raise MoAConfigError("there is no judge: give --judge provider:model, or --stage generate to ask alone")
         evaluation = Evaluation(

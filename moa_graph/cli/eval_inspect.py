@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moa_graph.cli.evaluating import DRAWN_EVERY, SAID_EVERY, Line, raise_for
+from moa_graph.cli.evaluating import DRAWN_EVERY, SAID_EVERY, Line, planned, raise_for
 from moa_graph.cli.terminal import draws, say, starting
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def evaluate(
     seed: int,
     singles: bool,
     at_once: int,
+    args: Sequence[str],
     report: Callable[[], None],
     refused: Mapping[str, Any],
 ) -> None:
     """Ask and score what is not there yet, and `report`. Raises MoAConfigError; MoAError where a sample failed.
 
-    refused: options that inspect_ai cannot honour, and what was given.
+    args: parameters of the task, each KEY=VALUE. refused: options that inspect_ai cannot honour, and what was given.
     """
     with starting():
         from moa_graph.errors import MoAConfigError, MoAError
@@ -41,10 +42,14 @@ def evaluate(
         if given := [name for name, value in refused.items() if value is not None]:
             raise MoAConfigError(f"--engine inspect knows no {given[0]}: {_INSTEAD[given[0]]}")
         evaluation = InspectEvaluation(
-            task, mixtures_named(config), out, judge=judge, limit=limit, seed=seed, singles=singles
+            task, mixtures_named(config), out, judge=judge, limit=limit, seed=seed, singles=singles, args=args
         )
-    count = len(evaluation.contenders)
-    say(f"{task} by inspect_ai: {count} contender{'s' * (count != 1)}, logs in {out / 'inspect'}")
+        items = evaluation.items()
+        plan = evaluation.plan(items)
+    asked, count = len(items), len(evaluation.contenders)
+    said = f"{asked} sample{'s' * (asked != 1)} x {count} contender{'s' * (count != 1)}"
+    say(f"{task} by inspect_ai: {said}, logs in {out / 'inspect'}")
+    say(planned("answers", plan) + ", if a sample asks once; its scorer's calls are not in it" * bool(plan.left))
     line, heard = _Shown(), _Heard()
     models = logging.getLogger("moa_graph.eval.inspect_model")
     models.setLevel(logging.WARNING)  # inspect_ai sets that of all others
@@ -90,4 +95,5 @@ _INSTEAD = {
     "--budget": "give the mixtures a budget of their own, in YAML",
     "--baseline": "the task has a scorer of its own",
     "--data-dir": "the task has data of its own",
+    "--vary": "give each variant as a mixture of its own, with --config",
 }

@@ -15,7 +15,7 @@ from moa_graph.eval.judge import Answers, Ask
 from moa_graph.eval.store import RunDirectory
 from moa_graph.receipt import known, total
 
-__all__ = ["Inspect", "record"]
+__all__ = ["Inspect", "item_of", "record"]
 
 _WORTH: Final = {"C": 1.0, "CORRECT": 1.0, "P": 0.5, "I": 0.0, "INCORRECT": 0.0, "N": 0.0}
 _COUNTED: Final = (
@@ -58,7 +58,7 @@ def record(directory: RunDirectory, logs: Mapping[str, Sequence[Any]], seed: int
             if keys and all(directory.answers.status(key) == "ok" for key in keys):
                 continue
             for sample in read_eval_log_samples(log.location, all_samples_required=False):
-                item = _item(sample, task, len(items), epochs)
+                item = item_of(sample, task, len(items), epochs)
                 items.setdefault(item.id, item)
                 key = (item.id, contender, seed, sample.epoch)
                 if directory.answers.status(key) == "ok":
@@ -82,7 +82,8 @@ def _id(task: str, sample: Any) -> str:
     return f"{task}/{sample}" if task else str(sample)
 
 
-def _item(sample: Any, task: str, index: int, epochs: int) -> Item:
+def item_of(sample: Any, task: str, index: int, epochs: int) -> Item:
+    """A sample as an item. task: its name, where there are several."""
     given = sample.input if isinstance(sample.input, list) else None
     said = (
         [{"role": m.role, "content": m.text} for m in given] if given else [{"role": "user", "content": sample.input}]

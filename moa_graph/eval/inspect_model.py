@@ -34,6 +34,7 @@ from moa_graph.errors import FinalError, MoAConfigError, MoAError, MoARunError, 
 from moa_graph.eval import inspect_messages
 from moa_graph.eval.contenders import adjusted, contenders, fingerprint
 from moa_graph.eval.generate import plain_proposals
+from moa_graph.eval.judge import judge_config
 from moa_graph.eval.unfinished import Attempted, Unfinished
 from moa_graph.graph import create_moa
 from moa_graph.retry import _PERMANENT_CODES, retry_after, transient
@@ -79,7 +80,8 @@ def _given(name: str) -> MoAConfig:
 class MoAModel(ModelAPI):
     """A mixture that inspect_ai asks.
 
-    mixture: the name or file, where `model_name` is but a label (`-M mixture=FILE`).
+    mixture: the name or file, where `model_name` is but a label (`-M mixture=FILE`). judge: it grades, so it is asked
+    as `judge_config` says.
 
     `temperature` and `max_tokens` go to all its models, where they may be sent (`max_tokens` is the smaller one),
     `seed` to the run, tools and `stop_seqs` to the final model; whatever else is said is told once and left out.
@@ -93,16 +95,18 @@ class MoAModel(ModelAPI):
         api_key: str | None = None,
         config: GenerateConfig | None = None,
         mixture: str | None = None,
+        judge: bool = False,
         **unknown: Any,
     ) -> None:
         super().__init__(model_name, None, None, [], config or GenerateConfig())
         try:
             if unknown:
-                raise MoAConfigError(f"there is no -M {next(iter(unknown))}: mixture=NAME|FILE is all there is")
+                raise MoAConfigError(f"there is no -M {next(iter(unknown))}: mixture=NAME|FILE and judge=true are all")
             if api_key or (base_url and not base_url.startswith(_STANDS_FOR)):
                 raise MoAConfigError("a mixture's models have keys and addresses of their own: api_key_env, base_url")
             _, _, contender = model_name.partition("#")
-            self._config = mixture_named(f"{mixture}#{contender}" if mixture else model_name)
+            name = f"{mixture}#{contender}" if mixture and contender else mixture or model_name
+            self._config = judge_config(name) if judge else mixture_named(name)
             self._unfinished, self._graphs, self._told = Unfinished(), dict[str, Any](), set[str]()
             self._graph(self._config, {})
         except MoAConfigError as error:

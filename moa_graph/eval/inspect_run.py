@@ -1,10 +1,9 @@
 """An evaluation by inspect_ai: each contender on a task of its, and what came of it in the files of an evaluation."""
 
-import contextlib
+import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -17,8 +16,11 @@ from moa_graph.errors import MoAConfigError, clean
 from moa_graph.eval.contenders import Contender, contenders, fingerprint, plain
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, built
 from moa_graph.eval.inspect_logs import record
+from moa_graph.eval.inspect_tasks import arguments, digest, errors_of, items_of
+from moa_graph.eval.items import Item
 from moa_graph.eval.judge import judge_config, judge_told
-from moa_graph.eval.store import RunDirectory, check
+from moa_graph.eval.run import Plan, planned
+from moa_graph.eval.store import ANSWER, Lines, RunDirectory, check
 
 __all__ = ["InspectEvaluation"]
 
@@ -31,8 +33,8 @@ _OWN_SCORER: Final = "the task's own scorer"
 class InspectEvaluation:
     """Mixtures, and beside them whom they are compared with, on a task of inspect_ai.
 
-    task: a task's name, such as `inspect_evals/gsm8k`, or `file.py`, or `file.py@task`. judge: the model role
-    `grader`. limit: so many samples, drawn with `seed`.
+    task: a task's name, such as `inspect_evals/gsm8k`, or `file.py`, or `file.py@task`. args: its parameters, each
+    `KEY=VALUE`. judge: the model role `grader`. limit: so many samples, drawn with `seed`.
 
     Raises MoAConfigError: inspect_ai is not installed, a contender or the judge cannot be built, the directory is
     another evaluation's.
@@ -45,12 +47,15 @@ class InspectEvaluation:
     limit: int | None = None
     seed: int = 0
     singles: bool = True
+    args: Sequence[str] = ()
     contenders: list[Contender] = field(init=False)
     _judge: dict[str, Any] = field(init=False)
+    _args: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         if find_spec("inspect_ai") is None:
             raise MoAConfigError(_INSTALL)
+        object.__setattr__(self, "_args", arguments(self.args))
         found = contenders(self.mixtures, singles=self.singles)
         object.__setattr__(self, "contenders", found)
         for one in found:
@@ -69,7 +74,8 @@ class InspectEvaluation:
         return {
             "version": __version__, "benchmark": f"inspect {self.task}", "items_sha256": None, "seed": self.seed,
             "limit": self.limit, "singles": self.singles, "judge": self._judge, "baseline": None, "configs": configs,
-            "contenders": [one.told() for one in self.contenders],
+            "contenders": [one.told() for one in self.contenders], "task_sha256": digest(self.task),
+            "task_args": json.loads(json.dumps(self._args, default=str)) or None,
         }  # fmt: skip
 
     def models(self) -> dict[str, str]:
@@ -83,6 +89,37 @@ class InspectEvaluation:
         there = contenders({mixture: self.mixtures[mixture]})
         same = next(o for o in there if o.kind == one.kind and fingerprint(o.config) == fingerprint(one.config))
         return f"moa/{mixture}#{same.name}"
+
+    def items(self) -> list[Item]:
+        """The samples that each contender is asked. Raises MoAConfigError: no such task, no such parameter of it."""
+        from inspect_ai.model import get_model
+
+        model = get_model(next(iter(self.models().values())), memoize=False)
+        return items_of(self.task, self._args, model, self._roles(), limit=self.limit, shuffle=self._shuffle)
+
+    def plan(self, items: Sequence[Item]) -> Plan:
+        """What is still going to be asked of these, where a sample asks its model once and the scorer nobody."""
+        lines = Lines(self.out / "answers.jsonl", ANSWER)
+
+        def is_done(one: Contender, item: Item) -> bool:
+            keys = [(item.id, one.name, self.seed, epoch) for epoch in range(1, len(item.turns) + 1)]
+            return all(lines.status(key) == "ok" for key in keys)
+
+        def estimates(one: Contender, item: Item) -> list[Any]:
+            text = "\n".join([*(message["content"] for message in item.history), item.turns[0]])
+            return [one.config.estimate(text)] * len(item.turns)
+
+        pending = [(one, [item for item in items if not is_done(one, item)]) for one in self.contenders]
+        return planned("generate", pending, estimates)
+
+    @property
+    def _shuffle(self) -> int | None:
+        return None if self.limit is None else self.seed + 1  # 0 is no seed there
+
+    def _roles(self) -> dict[str, Any]:
+        from inspect_ai.model import get_model
+
+        return {"grader": get_model(f"moa/{self.judge}", memoize=False, judge=True)} if self.judge else {}
 
     def run(self, at_once: int = AT_ONCE, on_progress: OnProgress = lambda _: None) -> Progress:
         """Ask and score what is not there yet. Raises MoAConfigError, and KeyboardInterrupt, which inspect_ai keeps."""
@@ -113,29 +150,18 @@ class InspectEvaluation:
 
     def _evaluated(self, at_once: int, watch: Callable[[], None]) -> list[Any]:
         from inspect_ai import eval_set
-        from inspect_ai._util.error import PrerequisiteError
-        from inspect_ai.model import GenerateConfig, get_model
-        from rich.text import Text
+        from inspect_ai.model import get_model
 
-        lot: dict[str, Any] = (
-            {} if self.limit is None else {"limit": self.limit, "sample_shuffle": self.seed + 1}
-        )  # 0 is no seed there
-        try:
+        with errors_of(self.task):
             models = [get_model(model, memoize=False) for model in self.models().values()]
-            if self.judge is not None:
-                config = GenerateConfig(temperature=0.0) if ":" in self.judge else GenerateConfig()
-                lot["model_roles"] = {"grader": get_model(f"moa/{self.judge}", config=config, memoize=False)}
             watch()
-            with contextlib.redirect_stdout(sys.stderr):
-                _, heads = eval_set(
-                    self.task, log_dir=str((self.out / _LOGS).absolute()), model=models, retry_immediate=False,
-                    retry_attempts=1, continue_on_fail=True, max_tasks=1, max_samples=at_once, max_connections=at_once,
-                    seed=self.seed, display=os.environ.get("INSPECT_DISPLAY", "none"), log_level="error",
-                    ctl_server=False, **lot,
-                )  # fmt: skip
-        except PrerequisiteError as error:
-            why = Text.from_markup(str(error.message)).plain
-            raise MoAConfigError(f"inspect_ai, {self.task}: {clean(why)}") from error
+            _, heads = eval_set(
+                self.task, log_dir=str((self.out / _LOGS).absolute()), model=models, model_roles=self._roles(),
+                task_args=self._args, retry_immediate=False, retry_attempts=1, continue_on_fail=True, max_tasks=1,
+                max_samples=at_once, max_connections=at_once, seed=self.seed, limit=self.limit,
+                sample_shuffle=self._shuffle, display=os.environ.get("INSPECT_DISPLAY", "none"), log_level="error",
+                ctl_server=False,
+            )  # fmt: skip
         return list(heads)
 
 

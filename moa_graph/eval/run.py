@@ -26,7 +26,7 @@ from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
 from moa_graph.eval.variants import varied
 from moa_graph.receipt import known, total
 
-__all__ = ["Evaluation", "Plan", "mixtures_named", "sampled"]
+__all__ = ["Evaluation", "Plan", "mixtures_named", "planned", "sampled"]
 
 T = TypeVar("T")
 
@@ -53,6 +53,17 @@ def sampled(
     share, cost = len(pending) / max(1, len(looked_at)), total(each["cost_usd"] for each in made)
     least = known(each["cost_usd_at_least"] for each in made)
     return share * sum(each["calls"] for each in made), None if cost is None else cost * share, share * least
+
+
+def planned(
+    stage: Stage,
+    pending: Sequence[tuple[Contender, Sequence[Item]]],
+    estimates: Callable[[Contender, Item], Sequence[Mapping[str, Any]]],
+) -> Plan:
+    """What a stage takes, of what is not done of each contender."""
+    takes = [sampled(items, partial(estimates, one)) for one, items in pending]
+    calls, costs, least = zip(*takes, strict=True) if takes else ((), (), ())
+    return Plan(stage, sum(len(items) for _, items in pending), round(sum(calls)), total(costs), known(least))
 
 
 @dataclass(frozen=True)
@@ -144,11 +155,7 @@ class Evaluation:
 
     def plan(self, stage: Stage) -> Plan:
         """What a stage is still going to take, from a few of the items. Nobody is asked."""
-        found = self._pending(stage)
-        takes = [sampled(pending, partial(self._estimates, stage, one)) for one, pending in found]
-        left = sum(len(pending) for _, pending in found)
-        calls, costs, least = zip(*takes, strict=True) if takes else ((), (), ())
-        return Plan(stage, left, round(sum(calls)), total(costs), known(least))
+        return planned(stage, self._pending(stage), partial(self._estimates, stage))
 
     def _pending(self, stage: Stage) -> list[tuple[Contender, list[Item]]]:
         """What is not done, by contender."""

@@ -46,7 +46,8 @@ PROPOSAL: Final = ("item", "seed", "proposal", "order")
 """What tells one judgement of a proposal from another; `proposal`: a digest of its text."""
 
 FORMAT: Final = 1
-_FREE: Final = ("judge", "baseline")  # may be given later than the rest, once
+_FREE: Final = ("judge", "baseline", "task_sha256")  # may be given later than the rest, once
+_CHANGED: Final = {"items_sha256": "the items differ", "task_sha256": "the task's file has changed since"}
 
 Key = tuple[Any, ...]
 
@@ -220,15 +221,16 @@ def check(path: Path, run: Mapping[str, Any]) -> None:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What differs between two runs, one line for each."""
-    found = []
-    for name in ("benchmark", "seed", "limit", "singles", "items_sha256"):
-        if there.get(name) != here.get(name):
-            said = "the items differ" if name == "items_sha256" else _said(name, there.get(name), here.get(name))
-            found.append(said)
+    found = [
+        _CHANGED.get(name) or _said("-T" if name == "task_args" else name, there.get(name), here.get(name))
+        for name in ("benchmark", "task_args", "seed", "limit", "singles", "items_sha256")
+        if there.get(name) != here.get(name)
+    ]
     for name in _FREE:
         before, now = there.get(name), here.get(name)
         if before and now and _mark(before) != _mark(now):
-            found += _deep(name, before, now) or [f"the file of the {name} says something else there"]
+            deep = [_CHANGED[name]] if name in _CHANGED else _deep(name, before, now)
+            found += deep or [f"the file of the {name} says something else there"]
     configs = there.get("configs", {}), here.get("configs", {})
     if list(configs[0]) != list(configs[1]):
         found.append(_said("--config", *(", ".join(each) for each in configs)))
