@@ -8,7 +8,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
 from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import (
@@ -37,6 +36,7 @@ from moa_graph.aggregator import (
 from moa_graph.budget import Budget, OnExceed
 from moa_graph.deciding import KINDS
 from moa_graph.described import described
+from moa_graph.documents import read_yaml
 from moa_graph.errors import MoAConfigError
 from moa_graph.estimate import Asked, Beside, Estimate, estimate
 from moa_graph.graph import create_moa
@@ -334,12 +334,7 @@ class MoAConfig(StepsConfig):
 
     @classmethod
     def _parsed(cls, text: str, source: str, folder: Path) -> Self:
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            at = f" at line {mark.line + 1}" if mark else ""
-            raise MoAConfigError(f"{source}: not YAML{at}: {getattr(error, 'problem', error)}") from error
+        data = read_yaml(text, source)
         if not isinstance(data, dict):
             found = "an empty file" if data is None else _kind(data)
             raise MoAConfigError(f"{source}: a mapping with `proposers` and `aggregator` is needed, not {found}")
@@ -357,6 +352,7 @@ class MoAConfig(StepsConfig):
             config._budget()
             config._layers()
             config._aggregator(lambda model: model)
+            config._check_prices()
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
         return config
@@ -490,6 +486,21 @@ class MoAConfig(StepsConfig):
 
     def _own_prices(self) -> dict[str, Price]:
         return read_prices(self.prices, folder=Path(), where="prices") if self.prices else {}
+
+    def _check_prices(self) -> None:
+        """Raises MoAConfigError for a price that stands in the mixture itself, of a model that it does not have."""
+        if isinstance(self.prices, str):
+            return
+        steps = [getattr(layer, kind) for layer in self._layers() for kind in KINDS]
+        asked = {str(one.model) for one in self.models()} | {getattr(step, "embed", None) or "" for step in steps}
+        valid = {name for model in asked for name in (model, model.partition(":")[2]) if name}
+        for name in self.prices:
+            if name not in valid:
+                near = difflib.get_close_matches(name, sorted(valid), 1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise MoAConfigError(
+                    f"prices.{name}: no model of this mixture; {hint}one of {', '.join(sorted(asked - {''}))}"
+                )
 
     def _proposers(self, stand_in: StandIn | None) -> Any:
         """Layers; or one panel for all of them, a plain list where nothing happens in it beside proposing."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from moa_graph.documents import read_yaml
 from moa_graph.errors import MoAConfigError
 from moa_graph.folders import config_folder
 
@@ -295,16 +296,10 @@ def read_prices(given: str | Mapping[str, Any], *, folder: Path, where: str) -> 
 
 
 def _from_file(path: Path, where: str) -> dict[str, Price]:
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"), where)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(where, error) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f" at line {mark.line + 1}" if mark else ""
-        raise MoAConfigError(f"{where}: not YAML{at}: {getattr(error, 'problem', error)}") from error
     if isinstance(data, str):
         raise MoAConfigError(f"{where}: {data[:40]!r} is no mapping: write model: {{input: 0.5, output: 1.5}}")
     return read_prices({} if data is None else data, folder=path.parent, where=where)

@@ -19,6 +19,7 @@ LEVELS = [
     {
         "within",
         "answers",
+        "documents",
         "extract",
         "flops",
         "prices",
