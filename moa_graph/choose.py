@@ -11,6 +11,7 @@ from langgraph.graph.state import CompiledStateGraph
 from moa_graph import local
 from moa_graph.config import MoAConfig, presets
 from moa_graph.errors import MoAConfigError
+from moa_graph.prices import users_prices
 
 __all__ = ["Choice", "choose"]
 
@@ -38,8 +39,10 @@ class Choice:
 def choose(given: str | None) -> Choice:
     """The mixture named by `given`, a preset or a YAML file; else `moa.yaml`, else by keys, else the embedded one.
 
-    Raises MoAConfigError: neither a preset nor a file; nothing to choose from.
+    Raises MoAConfigError: neither a preset nor a file; nothing to choose from; a mistake in the user's own file of
+    prices, which would else be told as if it were the mixture's.
     """
+    users_prices()
     if given is not None:
         if given in presets():
             return Choice(MoAConfig.preset(given), given, "as asked")

@@ -29,7 +29,7 @@ from moa_graph.folders import config_folder
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-__all__ = ["PAPER", "TABLES", "Price", "Prices", "read_prices"]
+__all__ = ["PAPER", "TABLES", "Price", "Prices", "read_prices", "users_prices"]
 
 
 def _dollars(name: str, value: object) -> None:
@@ -178,7 +178,7 @@ class Prices:
 
     def _read(self) -> list[Mapping[str, Price]]:
         if self._tables is None:
-            self._tables = [self._own, _users()] if self._user else [self._own]
+            self._tables = [self._own, users_prices()] if self._user else [self._own]
         return self._tables
 
 
@@ -255,8 +255,11 @@ def _bare(name: str) -> str:
     return rest if provider.lower().replace("-", "_") in _PROVIDERS else name
 
 
-def _users() -> Mapping[str, Price]:
-    """The prices in the user's file; none where there is no such file, unless `MOA_GRAPH_PRICES` names it."""
+def users_prices() -> Mapping[str, Price]:
+    """The prices in the user's file; none where there is no such file, unless `MOA_GRAPH_PRICES` names it.
+
+    Raises MoAConfigError naming file, model and key.
+    """
     named = os.environ.get("MOA_GRAPH_PRICES")
     path = Path(named).expanduser() if named else config_folder() / "prices.yaml"
     where = f"MOA_GRAPH_PRICES: {path}" if named else str(path)

@@ -135,6 +135,30 @@ def test_confirming_says_that_the_budget_is_smaller(moa: Moa, priced: Path):  # 
     assert "smaller" not in moa(*ask, "--budget", "100").err
 
 
+def test_a_budget_of_what_is_shown_is_enough(moa: Moa, server: RecordingServer, tmp_path: Path):  # noqa: F811
+    """A sum is rounded up, so whoever types it as the budget is not told that it is smaller."""
+    odd = {name: {"input": 0.0123, "output": 0.0697} for name in PRICES}
+    write(tmp_path / "odd.yaml", server.base_url, prices=odd, layers=3)
+    ran = moa("estimate", "Why?", "-c", "odd.yaml")
+    shown = ran.out.splitlines()[-1].split()[-2]
+    assert f"${shown}, if every model is asked once" in ran.err
+    exact = json.loads(moa("estimate", "Why?", "-c", "odd.yaml", "--json").out)["cost_usd"]
+    assert f"{exact:.2g}" != shown
+    assert "smaller" not in moa("ask", "Why?", "-c", "odd.yaml", "--confirm", "--budget", shown).err
+
+
+def test_a_wrong_file_of_prices_is_not_the_mixtures(
+    moa: Moa, priced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+):  # fmt: skip
+    """What is wrong in the user's own file is told of that file, whatever is asked."""
+    monkeypatch.setenv("MOA_GRAPH_PRICES", str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text("openai:a: {input: 1, output: 2}\nopenai:b: {input: 1}\n")
+    for command in (["ask", "Why?"], ["estimate", "Why?"], ["chat"], ["compare", "Why?", "-j", "openai:a"], ["draw"]):
+        ran = moa(*command, "-c", "priced.yaml")
+        told = f"moa: MOA_GRAPH_PRICES: {tmp_path / 'mine.yaml'}: openai:b: output: this key is missing"
+        assert (ran.code, ran.err.splitlines()[-1][: len(told)]) == (2, told)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -128,7 +128,7 @@ def _announce(choices: "list[Choice]", expected: "Outlook", judge: str, budget: 
             say(f"{choice.name} is retired: {choice.config.retired}")
     if expected.own:
         say(f"{judge} is the judge and in {', '.join(expected.own)}: models tend to prefer their own answers")
-    told = money(expected.cost_usd, expected.cost_usd_at_least)
+    told = money(expected.cost_usd, expected.cost_usd_at_least, up=True)
     say(
         f"{_contenders(expected)}, {_many(expected.questions, 'question')}: about {_many(expected.calls, 'call')} and "
         f"{expected.judge_calls:,} of the judge, {expected.tokens:,} tokens, {told}"

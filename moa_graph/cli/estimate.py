@@ -56,7 +56,7 @@ def show(made: "Estimate", stream: TextIO | None, budget: "Budget | None") -> No
     if stream is not None:
         console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
         console.print(table)
-    say(f"{money(made['cost_usd'], made['cost_usd_at_least'])}, if every model is asked once and answers")
+    say(f"{money(made['cost_usd'], made['cost_usd_at_least'], up=True)}, if every model is asked once and answers")
     say(_assumed(made))
     _warn(made, budget)
 
@@ -77,7 +77,7 @@ def _row(name: str, told: "Estimate | LayerEstimate") -> list[str]:
         str(told["calls"]),
         f"{told['input_tokens']:,}",
         f"{told['output_tokens']:,}",
-        dollars(told["cost_usd"], told["cost_usd_at_least"]),
+        dollars(told["cost_usd"], told["cost_usd_at_least"], up=True),
         "?" if operations is None else f"{operations:,.3g}" if operations < 100 else f"{operations:,.0f}",
     ]
 

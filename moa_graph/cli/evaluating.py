@@ -88,7 +88,7 @@ def planned(what: str, plan: "Plan") -> str:
     if not plan.left:
         return f"{what}: all there"
     calls = f"{plan.calls:,} call{'s' * (plan.calls != 1)}"
-    return f"{what}: about {calls} and {money(plan.cost_usd, plan.cost_usd_at_least)}"
+    return f"{what}: about {calls} and {money(plan.cost_usd, plan.cost_usd_at_least, up=True)}"
 
 
 def raise_for(progress: "Progress") -> None:
