@@ -104,6 +104,10 @@ class Match:
         first = self.comparison.baseline.contender
         self._own = [self._enter(single) for single in (singles(first.config, [*given]) if alone else ())]
 
+    def graph(self, name: str) -> Any:
+        """A contender's graph."""
+        return self._graphs[name]
+
     async def play(self, tell: Tell | None = None) -> Comparison:
         """Ask, and judge. It can be called once."""
         self._tell = tell or _tell_nobody

@@ -1,13 +1,13 @@
 """What was asked and what came of it, kept in one SQLite file that anybody may query: `moa stats` sums it up.
 
-The file is `$XDG_DATA_HOME/moa_graph/runs.sqlite` (`~/.local/share` where that is not set). `moa ask` and `moa chat`
-write to it; the library does where you call `record`. `MOA_GRAPH_STATS=off`: nothing is written or read;
-`MOA_GRAPH_STATS=text`: questions and answers are kept too, otherwise no text is.
+The file is `$XDG_DATA_HOME/moa_graph/runs.sqlite` (`~/.local/share` where that is not set). `moa ask`, `moa chat` and
+`moa compare` write to it; the library does where you call `record`. `MOA_GRAPH_STATS=off`: nothing is written or
+read; `MOA_GRAPH_STATS=text`: questions and answers are kept too, otherwise no text is.
 
     runs                        one row for each run, also for one that failed
       id                        1, 2, 3, …
       at                        when it was recorded, in UTC: 2026-01-31T12:00:00Z
-      config                    the mixture's name: a preset, a file
+      config                    the mixture's name: a preset, a file; in a comparison the contender's
       status                    ok, failed
       error                     why it failed, in one line; NULL: it did not
       calls                     requests sent to providers
@@ -181,6 +181,7 @@ class Store:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = place() if path is None else path
+        self._open: sqlite3.Connection | None = None
 
     def record(
         self,
@@ -244,8 +245,20 @@ class Store:
             yield connection
 
     @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """All runs that are recorded within are written together, or none is."""
+        with self._writing() as self._open:
+            try:
+                yield
+            finally:
+                self._open = None
+
+    @contextmanager
     def _writing(self) -> "Iterator[sqlite3.Connection]":
         """One transaction. It waits for those of other processes; what was not committed is as if it had not been."""
+        if self._open is not None:
+            yield self._open
+            return
         with _named(self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))

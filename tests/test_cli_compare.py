@@ -12,6 +12,7 @@ import yaml
 from tests.server import Behaviour, RecordingServer
 from tests.terminal import Screen, on_terminal
 from tests.test_cli import Ran, moa, write  # noqa: F401 - a fixture
+from tests.test_stats import rows
 
 Moa = Callable[..., Ran]
 COMPARE = ("compare", "-c", "ours.yaml", "--judge", "openai:judge")
@@ -145,6 +146,51 @@ def test_a_budget_bounds_it(moa: Moa, tmp_path: Path):  # noqa: F811
     assert sum(int(row["stopped"]) for row in table(ran).values()) > 0
     spent = [float(found) for found in re.findall(r"\$(\d+\.\d+)", ran.err.splitlines()[-1])]
     assert 0 < sum(spent) <= 0.02
+
+
+def test_its_runs_are_kept(
+    moa: Moa, server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+):  # fmt: skip
+    """Each run of each contender is in the statistics under its name, a failed one too; its text only where wanted."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    server.script("b", Behaviour(status=400, error="Why is this asked?"))
+    ran = moa(*COMPARE, "Why is the sky blue?", "--no-singles", "-c", "other.yaml")
+    assert ran.code == 0
+    kept = rows("SELECT config, status, calls, question, answer FROM runs ORDER BY id")
+    assert kept == [("ours.yaml", "ok", 3, None, None), ("other.yaml", "ok", 5, None, None)]
+    assert sum(calls for *_, calls, _, _ in kept) + len(server.requests_for("judge")) == len(server.requests)
+    assert rows("SELECT DISTINCT asked FROM calls WHERE run = 1 ORDER BY 1") == [(f"openai:{name}",) for name in "abc"]
+    monkeypatch.setenv("MOA_GRAPH_STATS", "text")
+    moa(*COMPARE, "Why is the sky blue?")
+    failed = rows("SELECT status, error, question, answer FROM runs WHERE config = 'b'")
+    assert [(status, question, answer) for status, _, question, answer in failed] == [
+        ("failed", "Why is the sky blue?", None)
+    ]
+    assert "Why is this" not in failed[0][1]
+
+
+def test_runs_in_which_nobody_was_asked_are_not_kept(
+    moa: Moa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+):  # fmt: skip
+    """What a budget did not reach is none; and a wrong setting is told before anybody is asked."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    moa(*COMPARE, "Why?", "--budget", "0.002")
+    assert rows("SELECT count(*) FROM runs WHERE calls = 0") == [(0,)]
+    monkeypatch.setenv("MOA_GRAPH_STATS", "no")
+    assert "MOA_GRAPH_STATS is 'no'" in moa(*COMPARE, "Why?").refused()
+
+
+async def test_runs_that_had_ended_are_kept_where_it_is_interrupted(
+    server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have been paid for; what was still being asked is not kept."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    server.script("judge", Behaviour(hang=True))
+    with on_terminal(*COMPARE, "Why?", folder=tmp_path) as running:
+        await server.until(lambda: server.requests_for("judge"), 20)
+        running.type("\x03")
+        assert await running.ended() == 130
+    assert rows("SELECT DISTINCT status FROM runs") == [("ok",)]
 
 
 @pytest.mark.parametrize(

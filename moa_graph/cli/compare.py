@@ -68,6 +68,9 @@ def compare(
     Every answer is judged beside that of the first mixture: blind, and in both orders; ties count half.
     """
     with starting():
+        from moa_graph.stats import setting
+
+        setting()  # a mistake in it is told before anybody is asked
         choices, wanted = _chosen(config or [None]), _judge(judge)
         questions = _questions(question or [], file, limit)
         mixtures = {choice.name: choice.config for choice in choices}

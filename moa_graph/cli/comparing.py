@@ -7,6 +7,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.text import Text
 
+from moa_graph.cli.recording import keep_all
 from moa_graph.cli.terminal import Pane, draws, quiet_keys
 from moa_graph.compare import Match, Progress
 from moa_graph.money import dollars
@@ -16,13 +17,14 @@ __all__ = ["compared"]
 
 
 def compared(match: Match) -> Comparison:
-    """Play a match, and show how far it is."""
+    """Play a match, and show how far it is. Its runs are kept, also where it is interrupted."""
     line = _Line()
     try:
         with quiet_keys():
             return asyncio.run(match.play(line.draw))
     finally:
         line.end()
+        keep_all(match)
 
 
 class _Line:

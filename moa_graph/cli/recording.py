@@ -1,4 +1,4 @@
-"""What is kept of a run that `moa ask` or `moa chat` made, for `moa stats`."""
+"""What is kept of the runs that `moa ask`, `moa chat` and `moa compare` made, for `moa stats`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from moa_graph.cli.terminal import OutputError, say
 from moa_graph.errors import MoAConfigError, MoAError, describe
+from moa_graph.stats import Store, record, setting
 
 if TYPE_CHECKING:
+    from moa_graph.compare import Match
     from moa_graph.state import Decision, Proposal
 
-__all__ = ["recorded", "whole"]
+__all__ = ["keep_all", "recorded", "whole"]
 
 _NOT_ITS_OWN = (MoAConfigError, OutputError, BrokenPipeError)  # nobody was asked, or nobody reads on
 
@@ -50,10 +52,32 @@ def whole(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "messages": [*before, answer.model_copy(update={"response_metadata": metadata})]}
 
 
-def _keep(**run: Any) -> None:
-    from moa_graph.stats import record
+def keep_all(match: "Match") -> None:
+    """Keep the runs of a comparison, as far as it has come, but for those in which nobody was asked."""
+    with _told_if_not():
+        if (wanted := setting()) == "off":
+            return
+        store = Store()
+        with store.at_once():
+            for standing in match.comparison.standings:
+                for question, made in zip(match.comparison.questions, standing.outcomes, strict=True):
+                    if made is None or (made.status == "stopped" and made.receipt and not made.receipt["calls"]):
+                        continue
+                    store.record(
+                        made.receipt, config=standing.name, question="\n".join(str(m.text) for m in question),
+                        answer=made.answer or None, error=made.error or None, graph=match.graph(standing.name),
+                        text=wanted == "text",
+                    )  # fmt: skip
 
-    try:
+
+def _keep(**run: Any) -> None:
+    with _told_if_not():
         record(**run)
+
+
+@contextmanager
+def _told_if_not() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         say(f"not recorded: {error if isinstance(error, MoAError) else describe(error)}")
