@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol, cast
 import aiohttp
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableSequence, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 
 from moa_graph import local
@@ -242,9 +242,14 @@ def window(model: Runnable[Any, Any], max_tokens: int | None) -> int | None:
 
     Its profile's `max_input_tokens` minus its own output: `max_tokens`, else what it is bound with or says itself,
     else `RESERVE`. LangChain fills the profile in for the models it knows; `profile={"max_input_tokens": …}` where the
-    model is made overrides it.
+    model is made overrides it. Of a model with fallbacks it is the smallest one that is known; of a chain that of the
+    first model in it.
     """
-    inner, bound = _unbound(model)
+    known = [_window(*one, max_tokens) for one in _readers(model)]
+    return min((tokens for tokens in known if tokens is not None), default=None)
+
+
+def _window(inner: Any, bound: Mapping[str, Any], max_tokens: int | None) -> int | None:
     profile = getattr(inner, "profile", None)
     whole = _positive(profile.get("max_input_tokens")) if isinstance(profile, Mapping) else None
     if whole is None:
@@ -263,6 +268,18 @@ _OUTPUT: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n
 
 def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _readers(model: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Every model that may be given the prompt, and what it is bound with."""
+    inner, bound = _unbound(model)
+    if isinstance(inner, RunnableWithFallbacks):
+        within = [reader for one in inner.runnables for reader in _readers(one)]
+    elif isinstance(inner, RunnableSequence):
+        within = next(filter(None, map(_readers, inner.steps)), [])
+    else:
+        return [(inner, bound)] if isinstance(inner, BaseChatModel) else []
+    return [(reader, {**own, **bound}) for reader, own in within]
 
 
 def _unbound(model: Any) -> tuple[Any, dict[str, Any]]:

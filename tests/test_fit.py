@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableBinding, RunnableLambda
 from langchain_openai import ChatOpenAI
 
-from moa_graph import local
+from moa_graph import Proposer, create_moa, local
 from moa_graph.fit import (
     LEAST,
     MARK,
@@ -344,6 +345,36 @@ def test_an_answer_as_long_as_the_window_leaves_nothing() -> None:
 def test_a_window_nobody_states_is_not_known(model: Any) -> None:
     """Without a profile, or with one that says 0 as LangChain's does of image models, the window is unknown."""
     assert window(model, 100) is None
+
+
+def sized(window: int | None, **more: Any) -> ScriptedChatModel:
+    return ScriptedChatModel(answers=["x"], profile={"max_input_tokens": window} if window else None, **more)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        sized(9000).with_fallbacks([sized(5000), sized(7000)]),
+        sized(None).with_fallbacks([sized(5000)]),
+        RunnableLambda(lambda messages: messages) | sized(5000) | StrOutputParser(),
+        RunnableLambda(lambda messages: messages) | sized(9000).with_fallbacks([sized(5000).bind(stop=["."])]),
+        (RunnableLambda(lambda messages: messages) | sized(5000)).bind(stop=["."]),
+        sized(5000) | sized(700),
+    ],
+)
+def test_a_model_inside_has_a_window(model: Any) -> None:
+    """Of a chain it is that of the model that reads the prompt; of fallbacks the smallest, as each may be asked."""
+    assert window(model, 1000) == 4000
+
+
+async def test_references_are_made_to_fit_a_model_inside_a_chain() -> None:
+    """Who reads them through a chain gets no more than its window holds, and the receipt tells."""
+    reader = sized(700)
+    final = Proposer(RunnableLambda(lambda messages: messages) | reader)
+    long = [Proposer(ScriptedChatModel(answers=[prose(k, 60)]), name=f"p{k}") for k in range(3)]
+    out = await create_moa(long, final, 2).ainvoke({"messages": [("user", "Why?")]})
+    assert out["messages"][-1].response_metadata["moa"]["final"]["fit"]["trimmed"]
+    assert about_messages(reader.prompts[0]) <= 700
 
 
 @needs_local
