@@ -9,9 +9,10 @@ import pytest
 from moa_graph import MoAConfigError
 from moa_graph.eval.flask import SKILLS, Flask, skill_scores
 from moa_graph.eval.items import Item, load
-from moa_graph.eval.judge import UnparsedError, judge_config
+from moa_graph.eval.judge import judge_config
 from moa_graph.eval.mt_bench import MTBench, rating
 from moa_graph.eval.own import Own, preferred
+from moa_graph.eval.rubric import UnparsedError
 from tests.evaluation import DATA, with_data
 
 TWO = ("Readability", "Logical Robustness")

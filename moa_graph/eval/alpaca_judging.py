@@ -1,43 +1,27 @@
-"""AlpacaEval 2.0 within `moa eval`: judged by the package alpaca_eval, scored as the leaderboard scores."""
+"""AlpacaEval 2.0 within `moa eval`: its answers are judged by the package alpaca_eval."""
 
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval import alpaca_eval, data
-from moa_graph.eval.alpaca_usage import Meter, Usage
+from moa_graph.eval import alpaca_eval
+from moa_graph.eval.alpaca_cost import Meter
+from moa_graph.eval.alpaca_scoring import pair, said
+from moa_graph.eval.alpaca_usage import Usage
 from moa_graph.eval.contenders import Contender
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import JUDGED, Answers, Ask
+from moa_graph.eval.rubric import JUDGED
 from moa_graph.eval.store import Lines, RunDirectory
 
-__all__ = ["AlpacaEval", "Answered", "annotate_each", "judge_alpaca_eval", "judge_of", "length_controlled"]
+__all__ = ["Answered", "annotate_each", "judge_alpaca_eval", "judge_of"]
 
 _BATCH = 64
-_GAMED = ("alpaca_eval/df_gamed.csv", "alpaca_eval/df_gamed_reconstructed.csv")
-
-
-class AlpacaEval:
-    """Its rubric: how far each answer is preferred to the baseline's, in percent."""
-
-    unit = "% win rate"
-
-    def asks(self, item: Item, contender: str, answers: Answers) -> Sequence[Ask]:
-        """Nothing: alpaca_eval asks by itself."""
-        return []
-
-    def score(self, item: Item, contender: str, judgements: Sequence[Mapping[str, Any]]) -> float | None:
-        return next((judgement["score"] for judgement in judgements if judgement["status"] == "ok"), None)
-
-    def parts(self, item: Item, judgement: Mapping[str, Any]) -> Mapping[str, float]:
-        return {item.category: judgement["score"]}
 
 
 def judge_of(config: MoAConfig, name: str, at_once: int = AT_ONCE) -> alpaca_eval.Judge:
@@ -84,7 +68,7 @@ async def judge_alpaca_eval(
     for one in contenders:
         fields = [{"item": item.id, "contender": one.name, "seed": seed, "turn": 1, "order": ""} for item in items]
         answered[one.name] = [
-            Answered(each, item, partial(_said, directory, each))
+            Answered(each, item, partial(said, directory, each))
             for each, item in zip(fields, items, strict=True)
             if answers.status(answers.key(each)) == "ok"
         ]
@@ -152,7 +136,7 @@ class _Judging:
 
     async def _batch(self, name: str, batch: Sequence[Answered]) -> None:
         fields = {one.item.turns[0]: one.fields for one in batch}
-        pairs = [_pair(one.item, name, one.text()) for one in batch]
+        pairs = [pair(one.item, name, one.text()) for one in batch]
         ours = [{"instruction": p["instruction"], "output": p["output_2"], "generator": name} for p in pairs]
         theirs = [
             {"instruction": p["instruction"], "output": p["output_1"], "generator": alpaca_eval.BASELINE} for p in pairs
@@ -179,39 +163,3 @@ def _told(preference: float | None) -> dict[str, Any]:
     if preference is None:
         return {"status": "unparsed", "error": "there is no preference in the logprobs"}
     return {"status": "ok", "preference": preference, "score": 100 * ((preference or 1.5) - 1)}
-
-
-def _said(directory: RunDirectory, fields: Mapping[str, Any]) -> str:
-    record = directory.answers.get(directory.answers.key(fields))
-    assert record is not None, "only what is answered is judged"
-    return str(record["answer"])
-
-
-def _pair(item: Item, contender: str, said: str) -> dict[str, Any]:
-    return {
-        "index": item.index, "instruction": item.turns[0], "output_1": item.reference[0],
-        "generator_1": alpaca_eval.BASELINE, "output_2": said, "generator_2": contender,
-    }  # fmt: skip
-
-
-def length_controlled(
-    directory: RunDirectory, items: Mapping[str, Item], contenders: Sequence[str], data_dir: Path | None
-) -> dict[str, dict[str, Any]]:
-    """What the leaderboard says of each contender, its length-controlled win rate included.
-
-    Where the packages for it are not installed, `reason` says so.
-    """
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for judgement in directory.judgements.all():
-        name = judgement["contender"]
-        pair = _pair(items[judgement["item"]], name, _said(directory, judgement))
-        rows[name].append({**pair, "preference": judgement.get("preference")})
-    gamed = next((path for name in _GAMED if (path := data.find(name, data_dir)) is not None), None)
-    return {name: _scored(found, gamed) for name, found in rows.items() if found}
-
-
-def _scored(rows: Sequence[Mapping[str, Any]], gamed: Path | None) -> dict[str, Any]:
-    try:
-        return dict(alpaca_eval.score(rows, gamed=gamed))
-    except MoAConfigError as error:
-        return {"length_controlled_winrate": None, "reason": str(error)}

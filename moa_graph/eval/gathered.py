@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval.alpaca_judging import length_controlled
+from moa_graph.eval.alpaca_scoring import length_controlled
 from moa_graph.eval.score import Scored, Standing, scored
 from moa_graph.eval.statistics import compare
 

@@ -13,9 +13,10 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from moa_graph.budget import Budget
 from moa_graph.config import MoAConfig
 from moa_graph.errors import BudgetExceededError, MoAConfigError, MoARunError, describe
+from moa_graph.eval.calls import Calls, asking_for
 from moa_graph.eval.contenders import Contender, adjusted
 from moa_graph.eval.items import Item
-from moa_graph.eval.store import Calls, Key, RunDirectory, asking_for
+from moa_graph.eval.store import Key, RunDirectory
 
 __all__ = [
     "AT_ONCE",

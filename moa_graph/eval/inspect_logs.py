@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from moa_graph.errors import clean
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Answers, Ask
+from moa_graph.eval.rubric import Answers, Ask
 from moa_graph.eval.store import RunDirectory
 from moa_graph.receipt import known, total
 

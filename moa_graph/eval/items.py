@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
-from moa_graph.questions import rows
 
 __all__ = ["BENCHMARKS", "Item", "digest", "load", "own", "sample"]
 
@@ -125,6 +124,8 @@ def own(path: Path) -> list[Item]:
     `question` or `prompt`, a text; or `messages`, a conversation that ends with the user. Beside it, if you like:
     `id`, `reference`, `category`.
     """
+    from moa_graph.questions import rows
+
     items: list[Item] = []
     seen: dict[str, str] = {}
     for where, key, row in rows(path):

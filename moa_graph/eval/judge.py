@@ -1,8 +1,7 @@
 """The second stage: a model judges every answer. What it says and cannot be read is kept, and is no score."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from moa_graph.choose import choose
 from moa_graph.config import MoAConfig, presets
@@ -10,50 +9,12 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.eval.contenders import Contender, adjusted, fingerprint
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit, seed_of, spread
 from moa_graph.eval.items import Item
+from moa_graph.eval.rubric import JUDGED, Ask, Rubric, UnparsedError
 from moa_graph.eval.store import Lines, RunDirectory
 
-__all__ = ["JUDGED", "Ask", "Rubric", "UnparsedError", "ask_each", "judge", "judge_config"]
-
-JUDGED: Final = ("ok", "unparsed")
-"""The states of a judgement that is not asked for again."""
-
-Answers = Callable[[str], Sequence[str] | None]
-"""A contender -> what it answered to the item in each turn; `None`: not all of it is there."""
+__all__ = ["ask_each", "judge", "judge_config", "judge_told"]
 
 _MAX_TOKENS: Final = 2048
-
-
-class UnparsedError(ValueError):
-    """A judge's reply that says no score. Its text says why."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question to the judge. `order`: of the answers it is shown, where there are two."""
-
-    item: str
-    contender: str
-    turn: int
-    messages: Sequence[tuple[str, str]]
-    read: Callable[[str], Mapping[str, Any]]
-    """The reply -> what it says, such as `{"score": 7}`. Raises UnparsedError."""
-    order: str = ""
-
-
-class Rubric(Protocol):
-    """How a benchmark judges and scores."""
-
-    unit: str
-    """What a score is, such as `of 10`."""
-
-    def asks(self, item: Item, contender: str, answers: Answers) -> Sequence[Ask]:
-        """What the judge is asked of an answer: nothing where the answer is not there."""
-
-    def score(self, item: Item, contender: str, judgements: Sequence[Mapping[str, Any]]) -> float | None:
-        """An item's score; `None` where a judgement of it is missing, or could not be read."""
-
-    def parts(self, item: Item, judgement: Mapping[str, Any]) -> Mapping[str, float]:
-        """What one judgement adds to the columns of a finer table, such as categories or skills."""
 
 
 def judge_config(given: str) -> MoAConfig:

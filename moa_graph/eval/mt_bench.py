@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from moa_graph.eval import data
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Answers, Ask, UnparsedError
+from moa_graph.eval.rubric import Answers, Ask, UnparsedError
 
 __all__ = ["CATEGORIES", "MTBench", "rating"]
 

@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from langchain_core.messages import HumanMessage, convert_to_messages
-
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Answers, Ask, UnparsedError
-from moa_graph.judging import JUDGE, judge_prompt, read_verdict
+from moa_graph.eval.rubric import Answers, Ask, UnparsedError
 
 __all__ = ["Own", "preferred"]
 
@@ -48,6 +45,10 @@ class Own:
 
 def _prompt(item: Item, first: str, second: str) -> str:
     """What `moa compare` asks its judge, with the right answer where one is known."""
+    from langchain_core.messages import HumanMessage, convert_to_messages
+
+    from moa_graph.judging import JUDGE, judge_prompt
+
     prompt = JUDGE
     if item.reference:
         right = item.reference[0].strip().replace("{", "{{").replace("}", "}}")
@@ -58,6 +59,8 @@ def _prompt(item: Item, first: str, second: str) -> str:
 
 def preferred(order: str, reply: str) -> dict[str, float]:
     """100 where the contender, shown `order`, is preferred; 50 for a tie, else 0. Raises UnparsedError."""
+    from moa_graph.judging import read_verdict
+
     try:
         verdict = read_verdict(reply)
     except ValueError as error:

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
+from moa_graph.eval.alpaca_cost import expected
 from moa_graph.eval.alpaca_judging import Answered, annotate_each, judge_of
-from moa_graph.eval.alpaca_usage import expected
 from moa_graph.eval.contenders import fingerprint
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of, limit
 from moa_graph.eval.items import BENCHMARKS, Item, sample
-from moa_graph.eval.judge import JUDGED, Ask, ask_each
+from moa_graph.eval.judge import ask_each
+from moa_graph.eval.rubric import JUDGED, Ask
 from moa_graph.eval.run import Plan, sampled
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import RunDirectory

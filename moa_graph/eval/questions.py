@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Rubric
+from moa_graph.eval.rubric import Rubric
 from moa_graph.eval.store import RunDirectory
 
 __all__ = ["line", "whole"]

@@ -14,13 +14,14 @@ from moa_graph.config import MoAConfig
 from moa_graph.contenders import alone
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
+from moa_graph.eval.alpaca_cost import expected
 from moa_graph.eval.alpaca_judging import judge_alpaca_eval, judge_of
-from moa_graph.eval.alpaca_usage import expected
 from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerprint, plain
 from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
 from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
-from moa_graph.eval.judge import JUDGED, judge, judge_told
+from moa_graph.eval.judge import judge, judge_told
+from moa_graph.eval.rubric import JUDGED
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
 from moa_graph.eval.variants import varied

@@ -1,38 +1,35 @@
 """The third stage: what the judgements come to, and what the answers took. Reads files alone, asks nobody."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from moa_graph.errors import MoAConfigError
-from moa_graph.eval.alpaca_judging import AlpacaEval, length_controlled
+from moa_graph.eval.alpaca_scoring import AlpacaEval, length_controlled
 from moa_graph.eval.flask import SKILLS, Flask
-from moa_graph.eval.inspect_logs import Inspect
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import Rubric
 from moa_graph.eval.mt_bench import CATEGORIES, MTBench
 from moa_graph.eval.own import Own
+from moa_graph.eval.rubric import Rubric
 from moa_graph.eval.statistics import compare, mean
 from moa_graph.eval.store import RunDirectory
 
-__all__ = ["RUBRICS", "Scored", "Standing", "interval", "rubric_of", "score", "scored", "summed_up"]
-
-RUBRICS: Final[Mapping[str, Callable[[Path | None], Rubric]]] = {
-    "alpaca-eval": lambda _: AlpacaEval(),
-    "flask": Flask,
-    "mt-bench": MTBench,
-}
+__all__ = ["Scored", "Standing", "interval", "rubric_of", "score", "scored", "summed_up"]
 
 _SUMS: Final = ("calls", "input_tokens", "output_tokens", "cost_usd", "tflops_critical", "tflops_total")
 
 
 def rubric_of(benchmark: str, data_dir: Path | None, baseline: str | None) -> Rubric:
     """How a benchmark judges; the user's own prompts against `baseline`."""
-    if benchmark in RUBRICS:
-        return RUBRICS[benchmark](data_dir)
+    if benchmark == "alpaca-eval":
+        return AlpacaEval()
+    if benchmark in ("flask", "mt-bench"):
+        return Flask(data_dir) if benchmark == "flask" else MTBench(data_dir)
     if benchmark.startswith("inspect "):
+        from moa_graph.eval.inspect_logs import Inspect
+
         return Inspect()
     if baseline is None:
         raise MoAConfigError("your own prompts are judged beside a baseline: give --baseline NAME")

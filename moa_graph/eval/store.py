@@ -15,11 +15,8 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
-
-from langgraph.cache.base import BaseCache
 
 from moa_graph.errors import MoAConfigError
 
@@ -27,11 +24,9 @@ __all__ = [
     "ANSWER",
     "JUDGEMENT",
     "PROPOSAL",
-    "Calls",
     "Key",
     "Lines",
     "RunDirectory",
-    "asking_for",
     "check",
     "differences",
 ]
@@ -50,8 +45,6 @@ _FREE: Final = ("judge", "baseline", "task_sha256")  # may be given later than t
 _CHANGED: Final = {"items_sha256": "the items differ", "task_sha256": "the task's file has changed since"}
 
 Key = tuple[Any, ...]
-
-_key: ContextVar[str] = ContextVar("moa_graph_eval_key")
 
 
 class _Place(NamedTuple):
@@ -327,61 +320,3 @@ def _alive(pid: str) -> bool:
     except (ValueError, OSError):
         return False
     return True
-
-
-class Calls(BaseCache[Any]):
-    """What single models have answered within runs that have not ended: a run that starts again asks only the rest.
-
-    A LangGraph cache for the graphs that answer. What is found belongs to the one answer that is made at the time
-    (see `asking_for`): nothing is shared between items or contenders.
-    """
-
-    def __init__(self, path: Path, ended: Lines) -> None:
-        super().__init__()
-        self._lines = Lines(path, ("key", "call"))
-        self._kept: dict[str, dict[str, Any]] = {}
-        for record in self._lines.all():
-            if ended.status(tuple(json.loads(record["key"]))) != "ok":
-                self._kept.setdefault(record["key"], {})[record["call"]] = record["answer"]
-
-    def end(self, key: Key) -> None:
-        """An answer is whole: what was answered on the way to it is not needed any more."""
-        self._kept.pop(json.dumps(key), None)
-
-    def close(self) -> None:
-        """No more is asked; where nothing is open, the file goes."""
-        self._lines.close()
-        if not self._kept:
-            self._lines.path.unlink(missing_ok=True)
-
-    def get(self, keys: Sequence[Any]) -> dict[Any, Any]:
-        kept = self._kept.get(_key.get(""), {})
-        return {key: kept[key[1]] for key in keys if key[1] in kept}
-
-    async def aget(self, keys: Sequence[Any]) -> dict[Any, Any]:
-        return self.get(keys)
-
-    def set(self, pairs: Mapping[Any, tuple[Any, int | None]]) -> None:
-        key = _key.get("")
-        for (_, call), (answer, _ttl) in pairs.items():
-            self._kept.setdefault(key, {})[call] = answer
-            self._lines.append({"key": key, "call": call, "answer": answer})
-
-    async def aset(self, pairs: Mapping[Any, tuple[Any, int | None]]) -> None:
-        self.set(pairs)
-
-    def clear(self, namespaces: Sequence[Any] | None = None) -> None:
-        self._kept.clear()
-
-    async def aclear(self, namespaces: Sequence[Any] | None = None) -> None:
-        self.clear()
-
-
-@contextlib.contextmanager
-def asking_for(key: Key) -> Iterator[None]:
-    """What is asked within belongs to this answer."""
-    token = _key.set(json.dumps(key))
-    try:
-        yield
-    finally:
-        _key.reset(token)

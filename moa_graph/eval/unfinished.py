@@ -6,8 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from langgraph.cache.base import BaseCache
-
+from moa_graph.eval.calls import Immediate
 from moa_graph.receipt import Receipt
 
 __all__ = ["Attempted", "Unfinished"]
@@ -26,7 +25,7 @@ class Attempted:
     receipts: list[Receipt] = field(default_factory=list)
 
 
-class Unfinished(BaseCache[Any]):
+class Unfinished(Immediate):
     """The cache of graphs whose runs may be made again. Two runs share nothing, also where they ask the same."""
 
     def __init__(self) -> None:
@@ -58,17 +57,8 @@ class Unfinished(BaseCache[Any]):
         kept = _kept.get({})
         return {key: kept[key] for key in keys if key in kept}
 
-    async def aget(self, keys: Sequence[Any]) -> dict[Any, Any]:
-        return self.get(keys)
-
     def set(self, pairs: Mapping[Any, tuple[Any, int | None]]) -> None:
         _kept.get({}).update({key: value for key, (value, _ttl) in pairs.items()})
 
-    async def aset(self, pairs: Mapping[Any, tuple[Any, int | None]]) -> None:
-        self.set(pairs)
-
     def clear(self, namespaces: Sequence[Any] | None = None) -> None:
         self._failed.clear()
-
-    async def aclear(self, namespaces: Sequence[Any] | None = None) -> None:
-        self.clear()
