@@ -101,6 +101,13 @@ def test_a_mixture_loads_little_more_than_langgraph() -> None:
     assert set(ours) <= set(run(f"import sys, langgraph.graph; {loaded}"))
 
 
+def test_scoring_loads_no_mixture() -> None:
+    """What reads an evaluation's files needs none of what asks models, which takes a second to load."""
+    heavy = ["langgraph", "langchain_core", "pydantic", "moa_graph.config"]
+    script = "import sys, moa_graph.eval.score, moa_graph.eval.analyses, moa_graph.eval.report"
+    assert run(f"{script}; print(*(m for m in {heavy!r} if m in sys.modules))") == []
+
+
 def imports(path: Path) -> set[str]:
     """The modules of ours that a module imports when it is loaded (not within functions or for types only)."""
     found = set()
