@@ -320,7 +320,7 @@ class Asking:
         self._answer, self._tokens = answer, usage_of(answer.usage_metadata)
         if self._used is not self._within:
             self._used.received(self._tokens)
-        await self._answers.keep(self._seat, messages, answer)
+        await self._answers.keep(self._seat, messages, answer, self.bill().at_least)
         return answer
 
 

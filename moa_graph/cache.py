@@ -38,13 +38,13 @@ class Answers:
             return None
         return AIMessage(kept["text"], response_metadata={"model_name": kept["model"]}, usage_metadata=kept["usage"])
 
-    async def keep(self, seat: Seat, messages: Sequence[BaseMessage], answer: AIMessage) -> None:
-        """Keep an answer that is text alone; one without text is none."""
+    async def keep(self, seat: Seat, messages: Sequence[BaseMessage], answer: AIMessage, usd: float) -> None:
+        """Keep an answer that is text alone, and what it cost at least; one without text is none."""
         if self._cache is None or answer.tool_calls or not isinstance(answer.content, str) or not text_of(answer):
             return
         metadata = answer.response_metadata
         model = metadata.get("model_name") or metadata.get("model") or seat.model.id
-        kept = {"text": answer.content, "model": model, "usage": answer.usage_metadata}
+        kept = {"text": answer.content, "model": model, "usage": answer.usage_metadata, "usd": usd}
         await self._cache.aset({(_NAMESPACE, self._key(seat, messages)): (kept, None)})
 
     def _key(self, seat: Seat, messages: Sequence[BaseMessage]) -> str:

@@ -80,7 +80,10 @@ def test_nothing_is_asked_twice(server: JudgingServer) -> None:
 
 
 def test_killed_and_started_again(server: JudgingServer) -> None:
-    """After kill -9 only what was not answered is asked again: of an unfinished mixture its open call alone."""
+    """After kill -9 only what was not answered is asked again, of an unfinished mixture its open call alone; what its
+    other calls cost is counted, once.
+    """
+    mixture(Path("two.yaml"), server.base_url, prices={name: {"input": 0, "output": 10_000} for name in "abc"})
     server.script("c", Behaviour(), Behaviour(), Behaviour(hang=True))
     arguments = ["-c", "two.yaml", "-o", "out", "--no-singles", "--stage", "generate", "--concurrency", "1"]
     command = [sys.executable, "-m", "moa_graph", "eval", "run", "own.jsonl", *arguments]
@@ -95,10 +98,12 @@ def test_killed_and_started_again(server: JudgingServer) -> None:
     server.script("c", Behaviour())
     assert run(["eval", "run", "own.jsonl", *arguments]) == 0
     assert asked(server) == {"a": 3, "b": 3, "c": 4}
-    assert [line["status"] for line in lines("answers.jsonl")] == ["ok"] * 3
+    assert [line["status"] for line in lines("answers.jsonl")] == ["ok", "ok", "failed", "ok"]
     assert not Path("out", "calls.jsonl").exists()
-    [one] = score(Path("out"))["contenders"]
+    report = score(Path("out"))
+    [one] = report["contenders"]
     assert (one["answered"], one["per_item"]["of"]) == (3, 2)  # what took two starts says nothing of cost and time
+    assert report["spent_usd_at_least"] == pytest.approx(9 * 0.04)
 
 
 def test_killed_while_judging(server: JudgingServer) -> None:

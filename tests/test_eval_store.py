@@ -4,14 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moa_graph import MoAConfigError
+from moa_graph.eval.calls import STOPPED, Calls, asking_for
 from moa_graph.eval.store import ANSWER, Lines, RunDirectory, differences
 
 RUN: dict[str, Any] = {
@@ -45,6 +46,34 @@ def test_last_line_of_a_key_counts(tmp_path: Path) -> None:
     for read in (lines, Lines(tmp_path / "x.jsonl", ANSWER)):
         assert read.status(("1", "two", 0, 1)) == "ok"
         assert [line["answer"] for line in read.all()] == ["äh"]
+
+
+def test_what_was_stopped_is_booked_once(tmp_path: Path) -> None:
+    """What calls within an unfinished answer cost is in the files once, however often it is started and stopped."""
+    key, other = ("1", "two", 0, 1), ("2", "two", 0, 1)
+
+    @contextmanager
+    def started(*calls: tuple[Any, str, float]) -> Iterator[tuple[Calls, Lines]]:
+        answers = Lines(tmp_path / "answers.jsonl", ANSWER)
+        with closing(answers), closing(Calls(tmp_path / "calls.jsonl", answers)) as made:
+            made.book()
+            for whose, call, usd in calls:
+                with asking_for(whose):
+                    made.set({("", call): ({"text": "x", "model": "m", "usage": None, "usd": usd}, None)})
+            yield made, answers
+
+    with started((key, "a", 0.25), (key, "b", 0.5), (other, "a", 4.0)) as (_, answers):
+        assert answers.spent == 0
+    with started((key, "c", 1.0)) as (_, answers):
+        assert answers.spent == 4.75
+        answers.append(record("2", status="failed", receipt={"cost_usd_at_least": 2.0}))
+    with started() as (made, answers):
+        assert answers.spent == 4.75 + 1.0 + 2.0
+        assert [line["error"] for line in answers.all() if line["item"] == "1"] == [STOPPED]
+        with asking_for(key):
+            assert set(made.get([("", "a"), ("", "c")])) == {("", "a"), ("", "c")}
+    with started() as (_, answers):
+        assert answers.spent == 7.75
 
 
 @pytest.mark.parametrize("torn", [b'{"item": "2", "conten', b'{"item": "2"}', b"\xc3", b"\x00\x00\x00"])

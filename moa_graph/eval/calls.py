@@ -1,17 +1,20 @@
 """What single models have answered within runs that have not ended: it is not asked, and not paid for, twice."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from langgraph.cache.base import BaseCache
 
 from moa_graph.eval.store import Key, Lines
 
-__all__ = ["Calls", "Immediate", "asking_for"]
+__all__ = ["STOPPED", "Calls", "Immediate", "asking_for"]
+
+STOPPED: Final = "the process was stopped before this was answered"
 
 _key: ContextVar[str] = ContextVar("moa_graph_eval_key")
 
@@ -36,13 +39,27 @@ class Calls(Immediate):
     (see `asking_for`): nothing is shared between items or contenders.
     """
 
-    def __init__(self, path: Path, ended: Lines) -> None:
+    def __init__(self, path: Path, answers: Lines) -> None:
         super().__init__()
-        self._lines = Lines(path, ("key", "call"))
+        self._lines, self._answers = Lines(path, ("key", "call")), answers
         self._kept: dict[str, dict[str, Any]] = {}
+        self._unbooked: dict[str, float] = defaultdict(float)
         for record in self._lines.all():
-            if ended.status(tuple(json.loads(record["key"]))) != "ok":
-                self._kept.setdefault(record["key"], {})[record["call"]] = record["answer"]
+            key = tuple(json.loads(record["key"]))
+            if answers.status(key) == "ok":
+                continue
+            self._kept.setdefault(record["key"], {})[record["call"]] = record["answer"]
+            if record["after"] == answers.times(key):
+                self._unbooked[record["key"]] += record["answer"]["usd"]
+
+    def book(self) -> None:
+        """Write down as failed what was stopped before its answer was written, with what it had cost until then."""
+        for key, usd in self._unbooked.items():
+            if usd:
+                fields = dict(zip(self._answers.fields, json.loads(key), strict=True))
+                receipt = {"cost_usd_at_least": round(usd, 9)}
+                self._answers.append({**fields, "status": "failed", "error": STOPPED, "receipt": receipt})
+        self._unbooked.clear()
 
     def end(self, key: Key) -> None:
         """An answer is whole: what was answered on the way to it is not needed any more."""
@@ -62,7 +79,8 @@ class Calls(Immediate):
         key = _key.get("")
         for (_, call), (answer, _ttl) in pairs.items():
             self._kept.setdefault(key, {})[call] = answer
-            self._lines.append({"key": key, "call": call, "answer": answer})
+            after = self._answers.times(tuple(json.loads(key)))
+            self._lines.append({"key": key, "call": call, "after": after, "answer": answer})
 
     def clear(self, namespaces: Sequence[Any] | None = None) -> None:
         self._kept.clear()

@@ -91,6 +91,7 @@ async def generate(
     Raises MoAConfigError where a contender cannot be built, or nothing is left to spend.
     """
     calls = Calls(directory.path / "calls.jsonl", directory.answers)
+    calls.book()
     asking = _Asking(directory, calls, seed, usd)
     progress = Progress("generate", sum(len(item.turns) for item in items) * len(contenders))
     todo = []

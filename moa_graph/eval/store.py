@@ -51,6 +51,7 @@ class _Place(NamedTuple):
     offset: int
     length: int
     status: str
+    times: int
 
 
 class Lines:
@@ -81,6 +82,11 @@ class Lines:
         """How it went: `None` where there is no such line."""
         place = self._places.get(key)
         return place.status if place else None
+
+    def times(self, key: Key) -> int:
+        """How many lines there are of a key."""
+        place = self._places.get(key)
+        return place.times if place else 0
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The last line of a key, read anew."""
@@ -115,7 +121,8 @@ class Lines:
             self._file = None
 
     def _note(self, record: Mapping[str, Any], length: int) -> None:
-        self._places[self.key(record)] = _Place(self._end, length, str(record.get("status", "ok")))
+        key = self.key(record)
+        self._places[key] = _Place(self._end, length, str(record.get("status", "ok")), self.times(key) + 1)
         self.spent += (record.get("receipt") or {}).get("cost_usd_at_least") or 0.0
         self._end += length
 
