@@ -180,18 +180,22 @@ def test_directory_of_another_run(
 
 
 def test_unreadable_judgement(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A reply that says no verdict is counted and shown, is in no mean, and is not asked for again."""
+    """A reply that says no verdict is counted and shown, is in no mean, and is asked for again where one says so."""
     server.script("judge", Behaviour(text="[[A]]"), Behaviour(text="well, well"), Behaviour(text="[[A]]"))
     mixture(Path("one.yaml"), server.base_url, layers=1)
     arguments = ["-c", "one.yaml", "--no-singles", "--baseline", "one.yaml", "--concurrency", "1"]
     assert evaluate(*arguments) == 0
-    assert "1 of the judge's replies say no score: they count in no mean." in capsys.readouterr().out
+    assert "1 of the judge's replies say no score: they count in no mean (--retry" in capsys.readouterr().out
     [two, _] = score(Path("out"))["contenders"]
     assert (two["scored"], two["unparsed"]) == (2, 1)
     assert [line["reply"] for line in lines("judgements.jsonl")][1] == "well, well"
     before = len(server.requests)
     assert evaluate(*arguments) == 0
     assert len(server.requests) == before
+    server.script("judge", Behaviour(text="[[A]]"))
+    assert evaluate(*arguments, "--retry-unreadable") == 0
+    assert "judgements: 6 of 6\n" in capsys.readouterr().err
+    assert (len(server.requests), score(Path("out"))["contenders"][0]["scored"]) == (before + 1, 3)
 
 
 def test_no_reply_of_the_judge_can_be_read(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:

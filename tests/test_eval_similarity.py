@@ -144,7 +144,7 @@ def test_budget(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_unreadable_and_failed(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A reply without a verdict is no preference and is not asked for again; a failure is."""
+    """A reply without a verdict is no preference and is asked for again where one says so; a failure always."""
     answered(server)
     tie = Behaviour(text="[[tie]]")
     server.script("judge", Behaviour(text="well"), tie, Behaviour(status=400), tie)
@@ -156,6 +156,9 @@ def test_unreadable_and_failed(server: JudgingServer, capsys: pytest.CaptureFixt
     assert similarity("--json") == 0
     assert told(capsys)["proposals"] == {"all": 6, "scored": 5, "unasked": 0, "unparsed": 1, "judge_failed": 0}
     assert len(server.requests) == 13
+    assert similarity("--json", "--retry-unreadable") == 0
+    assert told(capsys)["proposals"] == {"all": 6, "scored": 6, "unasked": 0, "unparsed": 0, "judge_failed": 0}
+    assert len(server.requests) == 14
 
 
 def test_another_judge(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:

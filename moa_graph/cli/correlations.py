@@ -115,7 +115,7 @@ def _words(found: Mapping[str, Any]) -> list[str]:
     counts = found["proposals"]
     what = {
         "unasked": "proposals are not judged: --judge has them judged.",
-        "unparsed": "of the judge's replies say no score: such a proposal has no preference.",
+        "unparsed": "of the judge's replies say no score: no preference (--retry-unreadable asks again).",
         "judge_failed": "judgements failed: the same --judge asks for them again.",
     }
     said = [row["says"] for row in found["rows"] if row["says"]]

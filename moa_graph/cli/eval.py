@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_graph.cli import analyses, similarity
-from moa_graph.cli.options import DataOption, announce, usd
+from moa_graph.cli.options import DataOption, RetryOption, announce, usd
 from moa_graph.cli.terminal import say, starting, write
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def run(
             show_default=False,
         ),
     ] = None,
+    retry_unreadable: RetryOption = False,
     stage: Annotated[
         str | None,
         typer.Option("--stage", metavar="|".join(_STAGES), parser=_stage, help="This one alone.", show_default=False),
@@ -136,12 +137,14 @@ def run(
             benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
             at_once=concurrency, args=task_args or [], report=lambda: _report(out, None, as_json=as_json),
             refused={"--stage": stage, "--budget": budget, "--baseline": baseline, "--data-dir": data_dir,
-                     "--vary": vary or None},
+                     "--vary": vary or None,
+                     "--retry-unreadable": retry_unreadable or None},
         )  # fmt: skip
         return
     with starting():
         from moa_graph.errors import MoAConfigError
         from moa_graph.eval.judge import judge_config
+        from moa_graph.eval.rubric import JUDGED
         from moa_graph.eval.run import Evaluation, mixtures_named
 
         if task_args:
@@ -151,7 +154,7 @@ def run(
         evaluation = Evaluation(
             benchmark, mixtures_named(config or []), out.expanduser(), limit=limit, seed=seed,
             judge=None if judge is None else (judge, judge_config(judge)), singles=not no_singles, baseline=baseline,
-            data_dir=data_dir, vary=vary or (),
+            data_dir=data_dir, vary=vary or (), judged=("ok",) if retry_unreadable else JUDGED,
         )  # fmt: skip
         stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
         evaluation.check(stages, budget)
@@ -274,7 +277,7 @@ def _raise_for(ended: "Sequence[Progress]") -> None:
     for progress in ended:
         if not progress.stopped and progress.unparsed and progress.unparsed == progress.before + progress.done:
             raise MoAError(
-                f"none of the {progress.unparsed:,} replies of the judge could be read; they are kept, and not asked "
-                "for again: judge in a new directory with another --judge"
+                f"none of the {progress.unparsed:,} replies of the judge could be read; they are kept: "
+                "--retry-unreadable asks again, a new directory with another --judge somebody else"
             )
         raise_for(progress)

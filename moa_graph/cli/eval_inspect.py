@@ -96,4 +96,5 @@ _INSTEAD = {
     "--baseline": "the task has a scorer of its own",
     "--data-dir": "the task has data of its own",
     "--vary": "give each variant as a mixture of its own, with --config",
+    "--retry-unreadable": "its samples are scored by the task's own scorer",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "FolderOption",
     "LayersOption",
     "QuestionArgument",
+    "RetryOption",
     "announce",
     "asked_for",
     "cache_on_disk",
@@ -70,6 +71,9 @@ FolderOption = Annotated[
         help="Write it there too: CSV, and plots as PNG and SVG.",
         show_default=False,
     ),
+]
+RetryOption = Annotated[
+    bool, typer.Option("--retry-unreadable", help="Ask the judge again where its reply could not be read.")
 ]
 LayersOption = Annotated[
     int | None,

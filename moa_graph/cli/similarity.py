@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa_graph.cli.options import FolderOption, usd, whole
+from moa_graph.cli.options import FolderOption, RetryOption, usd, whole
 from moa_graph.cli.terminal import say, starting
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def similarity(
     concurrency: Annotated[
         int, typer.Option("--concurrency", metavar="N", parser=whole, help="How many calls at once.")
     ] = 8,
+    retry_unreadable: RetryOption = False,
     out: FolderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -59,7 +60,7 @@ def similarity(
     Without --judge it says what is judged so far, and asks nobody.
     """
     directory = directory.expanduser()
-    ended = _judged(directory, judge, limit, data_dir, budget, concurrency) if judge else None
+    ended = _judged(directory, judge, limit, data_dir, budget, concurrency, retry_unreadable) if judge else None
     with starting():
         from moa_graph.eval.uptake import uptake
 
@@ -79,7 +80,7 @@ def similarity(
 
 
 def _judged(
-    path: Path, judge: str, limit: int | None, data_dir: Path | None, usd: float | None, at_once: int
+    path: Path, judge: str, limit: int | None, data_dir: Path | None, usd: float | None, at_once: int, retry: bool
 ) -> "Progress":
     """Have the proposals judged that are not judged yet."""
     import asyncio
@@ -88,6 +89,7 @@ def _judged(
         from moa_graph.eval.generate import built
         from moa_graph.eval.judge import judge_config
         from moa_graph.eval.proposals import ProposalJudge
+        from moa_graph.eval.rubric import JUDGED
         from moa_graph.eval.similarity import similarities
         from moa_graph.eval.store import RunDirectory
 
@@ -96,7 +98,7 @@ def _judged(
         built(config, judge, usd)
     with RunDirectory.working(path, run, ()) as directory:
         with starting():
-            asking = ProposalJudge(directory, judge, config, limit, data_dir)
+            asking = ProposalJudge(directory, judge, config, limit, data_dir, ("ok",) if retry else JUDGED)
         _announce(asking)
         return asyncio.run(_asked(asking, usd, at_once))
 

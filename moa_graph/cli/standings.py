@@ -87,7 +87,8 @@ def _words(report: Mapping[str, Any]) -> list[str]:
     said = [compared["says"] for compared in report["comparisons"]]
     said += [_length_controlled(one["name"], one["alpaca_eval"]) for one in _ranked(report) if one.get("alpaca_eval")]
     if unread := sum(one["unparsed"] for one in report["contenders"]):
-        said.append(f"{unread:,} of the judge's replies say no score: they count in no mean.")
+        again = "" if report["benchmark"].startswith("inspect ") else " (--retry-unreadable asks again)"
+        said.append(f"{unread:,} of the judge's replies say no score: they count in no mean{again}.")
     for one in report["contenders"]:
         said += [f"{one['name']}: {count} times {why}" for why, count in one["reasons"].items()]
     if any(one["per_item"]["cost_usd"] is None and one["per_item"]["of"] for one in report["contenders"]):

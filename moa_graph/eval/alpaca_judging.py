@@ -56,11 +56,13 @@ async def judge_alpaca_eval(
     seed: int,
     at_once: int = AT_ONCE,
     usd: float | None = None,
+    done: Sequence[str] = JUDGED,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Have every answer judged that is there and is not judged yet: some dozens at a time, contender by contender.
 
     usd: what the whole evaluation may spend, all that it has spent so far included.
+    done: the states of a judgement that is not asked for again.
     Raises MoAConfigError where nothing is left to spend, MoARunError where the judge cannot be asked; what was judged
     before is kept.
     """
@@ -74,7 +76,7 @@ async def judge_alpaca_eval(
         ]
     left = left_of(usd, directory.spent)
     return await annotate_each(
-        directory.judgements, answered, judge, at_once=at_once, left=left, on_progress=on_progress
+        directory.judgements, answered, judge, at_once=at_once, left=left, done=done, on_progress=on_progress
     )
 
 
@@ -94,6 +96,7 @@ async def annotate_each(
     *,
     at_once: int = AT_ONCE,
     left: float | None = None,
+    done: Sequence[str] = JUDGED,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Have judged what is not in the file yet, by who answered: some dozens at a time. None has an item twice.
@@ -104,10 +107,10 @@ async def annotate_each(
     progress, todo = Progress("judge", 0), {}
     for name, each in answered.items():
         kept = [lines.status(lines.key(one.fields)) for one in each]
-        todo[name] = [one for one, status in zip(each, kept, strict=True) if status not in JUDGED]
+        todo[name] = [one for one, status in zip(each, kept, strict=True) if status not in done]
         progress.total += len(each)
         progress.before += len(each) - len(todo[name])
-        progress.unparsed += kept.count("unparsed")
+        progress.unparsed += kept.count("unparsed") if "unparsed" in done else 0
     on_progress(progress)
     working = _Judging(lines, judge_of(judge[1], judge[0], at_once), Meter(judge[1], left), progress, on_progress)
     for name, pending in todo.items():

@@ -48,9 +48,12 @@ async def judge(
     seed: int,
     at_once: int = AT_ONCE,
     usd: float | None = None,
+    done: Sequence[str] = JUDGED,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Have every answer judged that is there and is not judged yet. What fails is asked again at the next start.
+
+    done: the states of a judgement that is not asked for again.
 
     Raises MoAConfigError where the judge cannot be built, or nothing is answered yet.
     """
@@ -61,7 +64,8 @@ async def judge(
         ({"item": ask.item, "contender": ask.contender, "seed": seed, "turn": ask.turn, "order": ask.order}, ask)
         for ask in _asks(directory, items, contenders, rubric, seed)
     ]
-    return await ask_each(directory.judgements, asks, graph, seed=seed, at_once=at_once, on_progress=on_progress)
+    how: dict[str, Any] = {"seed": seed, "at_once": at_once, "done": done, "on_progress": on_progress}
+    return await ask_each(directory.judgements, asks, graph, **how)
 
 
 async def ask_each(
@@ -71,12 +75,14 @@ async def ask_each(
     *,
     seed: int,
     at_once: int = AT_ONCE,
+    done: Sequence[str] = JUDGED,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
     """Ask a judge what is not in the file yet. Each question goes with the fields that its line begins with."""
     kept = [lines.status(lines.key(fields)) for fields, _ in asks]
-    todo = [each for each, status in zip(asks, kept, strict=True) if status not in JUDGED]
-    progress = Progress("judge", len(asks), before=len(asks) - len(todo), unparsed=kept.count("unparsed"))
+    todo = [each for each, status in zip(asks, kept, strict=True) if status not in done]
+    unread = kept.count("unparsed") if "unparsed" in done else 0
+    progress = Progress("judge", len(asks), before=len(asks) - len(todo), unparsed=unread)
     on_progress(progress)
 
     async def one(each: tuple[Mapping[str, Any], Ask]) -> None:

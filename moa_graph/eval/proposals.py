@@ -124,6 +124,8 @@ def preferences(directory: RunDirectory, items: Sequence[Item]) -> dict[tuple[st
 class ProposalJudge:
     """A judge of a run's proposals; with `limit`, of so many items drawn by lot: a larger draw has the smaller one.
 
+    done: the states of a judgement that is not asked for again.
+
     Raises MoAConfigError: it cannot be asked, another one has judged before, there are no proposals, or they cannot be
     judged.
     """
@@ -133,6 +135,7 @@ class ProposalJudge:
     config: MoAConfig
     limit: int | None = None
     data_dir: Path | None = None
+    done: Sequence[str] = JUDGED
     asked: list[tuple[Fields, Item, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,7 +164,7 @@ class ProposalJudge:
     def plan(self) -> Plan:
         """What is still to be asked, from a few of the proposals. Nobody is asked."""
         lines = self.directory.proposals
-        left = [text for fields, text in self._texts() if lines.status(lines.key(fields)) not in JUDGED]
+        left = [text for fields, text in self._texts() if lines.status(lines.key(fields)) not in self.done]
         estimate = partial(expected, self.config) if self._alpaca else self.config.estimate
         asked, cost, least = sampled(left, lambda text: [estimate(text)])
         return Plan("judge", len(left), round(asked), cost, least)
@@ -205,12 +208,12 @@ class ProposalJudge:
         Raises MoAConfigError where nothing is left to spend, MoARunError where AlpacaEval's judge cannot be asked.
         """
         lines = self.directory.proposals
+        how: dict[str, Any] = {"at_once": at_once, "done": self.done, "on_progress": on_progress}
         if self._alpaca:
             left, judge = left_of(usd, self.directory.spent), (self.name, self.config)
-            how: dict[str, Any] = {"at_once": at_once, "left": left, "on_progress": on_progress}
-            return await annotate_each(lines, _by_turns(self._answered()), judge, **how)
+            return await annotate_each(lines, _by_turns(self._answered()), judge, left=left, **how)
         graph, seed = self.config.build(**limit(usd, self.directory.spent)), self.directory.run["seed"]
-        return await ask_each(lines, list(self._asks()), graph, seed=seed, at_once=at_once, on_progress=on_progress)
+        return await ask_each(lines, list(self._asks()), graph, seed=seed, **how)
 
 
 def _by_turns(answered: Iterable[Answered]) -> dict[str, list[Answered]]:

@@ -9,7 +9,7 @@ from moa_graph.eval.items import Item
 __all__ = ["JUDGED", "Answers", "Ask", "Rubric", "UnparsedError"]
 
 JUDGED: Final = ("ok", "unparsed")
-"""The states of a judgement that is not asked for again."""
+"""The states of a judgement that is not asked for again, unless somebody wants those that could not be read."""
 
 Answers = Callable[[str], Sequence[str] | None]
 """A contender -> what it answered to the item in each turn; `None`: not all of it is there."""

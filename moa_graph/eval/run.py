@@ -74,6 +74,7 @@ class Evaluation:
     mixtures: name -> mixture. judge: its name and itself. singles: compare each mixture with its single models and
     with single-proposer mixtures. baseline: the contender that the user's own prompts are judged beside; the first
     mixture's final model alone where nothing is said. vary: which of `variants.VARIATIONS` are asked as well.
+    judged: the states of a judgement that is not asked for again.
 
     Raises MoAConfigError: unknown benchmark or baseline, data that cannot be read.
     """
@@ -88,6 +89,7 @@ class Evaluation:
     baseline: str | None = None
     data_dir: Path | None = None
     vary: Sequence[str] = ()
+    judged: Sequence[str] = JUDGED
     items: list[Item] = field(init=False)
     contenders: list[Contender] = field(init=False)
 
@@ -163,7 +165,7 @@ class Evaluation:
         fields, file = (ANSWER, "answers.jsonl") if stage == "generate" else (JUDGEMENT, "judgements.jsonl")
         lines = Lines(self.out / file, fields)
         orders = ("first", "second") if self.baseline and stage == "judge" else ("",)
-        done = ("ok",) if stage == "generate" else JUDGED
+        done = ("ok",) if stage == "generate" else self.judged
 
         def is_done(one: Contender, item: Item) -> bool:
             keys = [(item.id, one.name, self.seed, turn) for turn in range(1, len(item.turns) + 1)]
@@ -208,6 +210,7 @@ class Evaluation:
             return await generate(directory, self.items, self.contenders, **how)
         if self.judge is None:
             raise MoAConfigError("there is no judge: give --judge provider:model")
+        how["done"] = self.judged
         if self.benchmark == "alpaca-eval":
             return await judge_alpaca_eval(directory, self.items, self.contenders, self.judge, **how)
         rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
