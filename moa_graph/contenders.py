@@ -8,7 +8,8 @@ from moa_graph.config import LayerConfig, MoAConfig, ProposerConfig
 from moa_graph.panel import slug
 
 __all__ = [
-    "Contender", "Kind", "alone", "members", "mixtures", "proposers", "repeated", "single_proposer", "singles",
+    "ALIKE", "Contender", "Kind", "alone", "distinct", "members", "mixtures", "proposers", "repeated",
+    "single_proposer", "singles", "times",
 ]  # fmt: skip
 
 Kind = Literal["mixture", "single", "single-proposer"]
@@ -16,7 +17,7 @@ Kind = Literal["mixture", "single", "single-proposer"]
 _KEPT: Final = ("temperature", "max_tokens", "policy", "rate_limits", "budget", "prices")
 """What a mixture says of all its models."""
 
-_ALIKE: Final = {"route": None, "roles": None}
+ALIKE: Final = {"route": None, "roles": None}
 """What is left out where all proposers are one model."""
 
 
@@ -64,19 +65,19 @@ def members(mixture: MoAConfig) -> list[ProposerConfig]:
 
     Two are the same where they differ in nothing that makes a difference to an answer.
     """
-    return _distinct(mixture, [*proposers(mixture), *mixture.finals[:1]])
+    return distinct(mixture, [*proposers(mixture), *mixture.finals[:1]])
 
 
 def proposers(mixture: MoAConfig) -> list[ProposerConfig]:
     """Each distinct model of its panels, whatever its role there."""
     panels = [one.proposers if isinstance(one, LayerConfig) else [one] for one in mixture.proposers]
-    return _distinct(mixture, [model for panel in panels for model in panel])
+    return distinct(mixture, [model for panel in panels for model in panel])
 
 
 def alone(mixture: MoAConfig, model: ProposerConfig) -> MoAConfig:
     """One model of a mixture, asked once."""
     said = {name: getattr(mixture, name) for name in _KEPT if name in mixture.model_fields_set}
-    return MoAConfig(proposers=[], aggregator=[_times(model, 1)], layers=1, **said)
+    return MoAConfig(proposers=[], aggregator=[times(model, 1)], layers=1, **said)
 
 
 def repeated(mixture: MoAConfig, model: ProposerConfig) -> MoAConfig | None:
@@ -88,21 +89,23 @@ def repeated(mixture: MoAConfig, model: ProposerConfig) -> MoAConfig | None:
     if mixture.depth == 1:
         return None
     layers = [layer for layer in mixture.proposers if isinstance(layer, LayerConfig)]
-    places = [layer.model_copy(update={**_ALIKE, "proposers": [_many(model, layer.proposers)]}) for layer in layers]
+    places = [layer.model_copy(update={**ALIKE, "proposers": [_many(model, layer.proposers)]}) for layer in layers]
     panels: Sequence[Any] = places or [_many(model, mixture.proposers)]
-    made = mixture.model_copy(update={**_ALIKE, "proposers": panels})
+    made = mixture.model_copy(update={**ALIKE, "proposers": panels})
     return None if _same(made, mixture) else made
 
 
 def _many(model: ProposerConfig, instead_of: Sequence[Any]) -> ProposerConfig:
-    return _times(model, sum(one.samples for one in instead_of))
+    return times(model, sum(one.samples for one in instead_of))
 
 
-def _times(member: ProposerConfig, samples: int) -> ProposerConfig:
+def times(member: ProposerConfig, samples: int) -> ProposerConfig:
+    """A model that answers so often."""
     return member.model_copy(update={"samples": samples, "name": None})
 
 
-def _distinct(mixture: MoAConfig, models: Sequence[ProposerConfig]) -> list[ProposerConfig]:
+def distinct(mixture: MoAConfig, models: Sequence[ProposerConfig]) -> list[ProposerConfig]:
+    """Those of them that differ in what makes a difference to an answer, each once."""
     found: dict[str, ProposerConfig] = {}
     for model in models:
         found.setdefault(_described(mixture, model), model)

@@ -329,6 +329,9 @@ def test_plain_in_a_pipe(server: JudgingServer, capsys: pytest.CaptureFixture[st
         (["own.jsonl", "-c", "nothing.yaml"], "nothing.yaml"),
         (["own.jsonl", "-c", "two.yaml"], "--config two.yaml is given twice"),
         (["own.jsonl", "-j", "gpt"], "write it as provider:model"),
+        (["own.jsonl", "-j", "nosuch:x"], "moa: --judge nosuch:x: 'nosuch:x' does not begin with a known provider"),
+        (["own.jsonl", "--data-dir", "."], "--data-dir is where a benchmark's data lie: leave it out for own.jsonl"),
+        (["own.jsonl", "--no-singles"], "there is nobody beside two.yaml"),
         (["own.jsonl", "--budget", "1"], "budget: usd needs the price of every model"),
     ],
 )

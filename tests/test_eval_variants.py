@@ -12,7 +12,7 @@ MIXTURE = MoAConfig(proposers=[A, B], aggregator=C, layers=3)
 
 def added(config: MoAConfig, *variations: str, singles: bool = True) -> dict[str, Contender]:
     there = contenders({"moa": config}, singles=singles)
-    found = varied(there, {"moa": config}, variations)
+    found = varied(there, {"moa": config}, variations).contenders
     assert found[: len(there)] == there  # nothing changes of what is there
     return {one.name: one for one in found[len(there) :]}
 
@@ -40,6 +40,17 @@ def test_a_quorum_is_no_larger_than_its_panel() -> None:
     """A mixture that needs two answers can be asked with one proposer."""
     made = added(MoAConfig(proposers=[A, B], aggregator=C, layers=2, policy={"quorum": 2}), "proposers")
     assert made["moa, 1 proposer"].config.policy.quorum == 1
+
+
+def test_what_is_too_small_is_left_out() -> None:
+    """Where two proposers are picked, there is no variant with one: it is told, and the others are there."""
+    picked = MoAConfig(proposers=[A, B, C], aggregator=C, layers=2, select={"top_k": {"k": 2, "judge": C}})
+    found = varied([], {"moa": picked}, ["proposers"])
+    assert list(found.left_out) == ["moa, 1 proposer", f"moa, 1 x {C}"]
+    assert all("k is 2" in why for why in found.left_out.values())
+    assert [one.name for one in found.contenders] == [
+        "moa, 2 proposers", f"moa, 2 x {C}", f"moa, 3 x {C}"
+    ]  # fmt: skip
 
 
 def test_roles() -> None:

@@ -213,6 +213,8 @@ def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:
     items, contenders = len(evaluation.items), len(evaluation.contenders)
     said = f"{items} item{'s' * (items != 1)} x {contenders} contender{'s' * (contenders != 1)}"
     say(f"{evaluation.benchmark}: {said}")
+    for name, why in evaluation.left_out.items():
+        say(f"left out: {name} ({why})")
     if not (evaluation.out / "run.json").exists():
         for licence in evaluation.licences():
             say(f"data: {licence}")

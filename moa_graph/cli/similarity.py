@@ -86,8 +86,7 @@ def _judged(
     import asyncio
 
     with starting():
-        from moa_graph.eval.generate import built
-        from moa_graph.eval.judge import judge_config
+        from moa_graph.eval.judge import built_judge, judge_config
         from moa_graph.eval.proposals import ProposalJudge
         from moa_graph.eval.rubric import JUDGED
         from moa_graph.eval.similarity import similarities
@@ -95,7 +94,7 @@ def _judged(
 
         similarities("whether its packages are there", ["before anybody is asked"])
         config, run = judge_config(judge), RunDirectory(path).run
-        built(config, judge, usd)
+        built_judge(judge, config, usd)
     with RunDirectory.working(path, run, ()) as directory:
         with starting():
             asking = ProposalJudge(directory, judge, config, limit, data_dir, ("ok",) if retry else JUDGED)

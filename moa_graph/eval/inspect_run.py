@@ -18,7 +18,7 @@ from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, built
 from moa_graph.eval.inspect_logs import record
 from moa_graph.eval.inspect_tasks import arguments, digest, errors_of, items_of
 from moa_graph.eval.items import Item
-from moa_graph.eval.judge import judge_config, judge_told
+from moa_graph.eval.judge import built_judge, judge_config, judge_told
 from moa_graph.eval.run import Plan, planned
 from moa_graph.eval.store import ANSWER, Lines, RunDirectory, check
 
@@ -63,7 +63,7 @@ class InspectEvaluation:
         told: dict[str, Any] = {"name": _OWN_SCORER}
         if self.judge is not None:
             config = judge_config(self.judge)
-            built(config, self.judge, None)
+            built_judge(self.judge, config)
             told = judge_told(self.judge, config)
         object.__setattr__(self, "_judge", told)
         check(self.out, self.described())

@@ -12,7 +12,7 @@ from moa_graph.eval.items import Item
 from moa_graph.eval.rubric import JUDGED, Ask, Rubric, UnparsedError
 from moa_graph.eval.store import Lines, RunDirectory
 
-__all__ = ["ask_each", "judge", "judge_config", "judge_told"]
+__all__ = ["ask_each", "built_judge", "judge", "judge_config", "judge_told"]
 
 _MAX_TOKENS: Final = 2048
 
@@ -31,6 +31,15 @@ def judge_config(given: str) -> MoAConfig:
 
     one = {"model": given} if _thinks(given, {}) else {"model": given, "temperature": 0.0}
     return MoAConfig(proposers=[one], aggregator=one, layers=1, max_tokens=_MAX_TOKENS)
+
+
+def built_judge(name: str, config: MoAConfig, usd: float | None = None) -> Any:
+    """The judge's graph. Raises MoAConfigError naming the judge."""
+    try:
+        return config.build(**limit(usd, 0.0))
+    except MoAConfigError as error:
+        said = str(error).removeprefix("aggregator: ") if config.finals[0].model == name else str(error)
+        raise MoAConfigError(f"--judge {name}: {said}") from error
 
 
 def judge_told(name: str, config: MoAConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerpri
 from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
 from moa_graph.eval.items import BENCHMARKS, Item, digest, load, sample
-from moa_graph.eval.judge import judge, judge_told
+from moa_graph.eval.judge import built_judge, judge, judge_told
 from moa_graph.eval.rubric import JUDGED
 from moa_graph.eval.score import rubric_of
 from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
@@ -92,13 +92,18 @@ class Evaluation:
     judged: Sequence[str] = JUDGED
     items: list[Item] = field(init=False)
     contenders: list[Contender] = field(init=False)
+    left_out: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "items", sample(load(self.benchmark, self.data_dir), self.limit, self.seed))
         unvaried = contenders(self.mixtures, singles=self.singles)
-        set_(self, "contenders", varied(unvaried, self.mixtures, self.vary))
+        found = varied(unvaried, self.mixtures, self.vary)
+        set_(self, "contenders", found.contenders)
+        set_(self, "left_out", found.left_out)
         if self.benchmark not in BENCHMARKS:
+            if self.data_dir is not None:
+                raise MoAConfigError(f"--data-dir is where a benchmark's data lie: leave it out for {self.benchmark}")
             set_(self, "baseline", self._chosen_baseline([one.name for one in unvaried]))
         elif self.baseline is not None:
             raise MoAConfigError(f"a baseline goes with your own prompts; {self.benchmark} has its own way to judge")
@@ -138,8 +143,13 @@ class Evaluation:
         """
         asked = [(one.name, one.config) for one in self.contenders] if "generate" in stages else []
         if "judge" in stages:
-            rubric_of(self.benchmark, self.data_dir, self.baseline)
-            asked += [self.judge] if self.judge else []
+            if self.benchmark not in BENCHMARKS and self.baseline is None:  # so there is one contender
+                raise MoAConfigError(
+                    "your own prompts are judged beside a baseline, and there is nobody beside "
+                    f"{self.contenders[0].name}: give another --config too, or leave out --no-singles"
+                )
+            if self.judge:
+                built_judge(*self.judge, usd)
             self._check_alpaca_eval()
         for name, config in asked:
             built(config, name, usd)

@@ -11,13 +11,16 @@ A variation changes nothing of what is there: who is a contender already is not 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from langchain_core.runnables import RunnableLambda
 
 from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig, RankConfig, SynthesizeConfig
-from moa_graph.contenders import _ALIKE, _distinct, _times, alone, members, proposers, repeated
+from moa_graph.contenders import ALIKE, alone, distinct, members, proposers, repeated, times
+from moa_graph.errors import MoAConfigError
 from moa_graph.eval.contenders import Contender, fingerprint, label
 
-__all__ = ["VARIATIONS", "varied"]
+__all__ = ["VARIATIONS", "Varied", "varied"]
 
 VARIATIONS: Final = ("proposers", "roles", "ranker", "layers")
 
@@ -25,9 +28,16 @@ _FEW: Final = (1, 2, 3, 6)
 """How many proposers the paper has; all of them come on top."""
 
 
-def varied(there: Sequence[Contender], mixtures: Mapping[str, MoAConfig], variations: Sequence[str]) -> list[Contender]:
-    """Those that are there, and behind them what the variations add."""
-    found = list(there)
+class Varied(NamedTuple):
+    """`contenders`: those that were there, and behind them what the variations add. `left_out`: variant -> why not."""
+
+    contenders: list[Contender]
+    left_out: dict[str, str]
+
+
+def varied(there: Sequence[Contender], mixtures: Mapping[str, MoAConfig], variations: Sequence[str]) -> Varied:
+    """With what the variations add. Left out is what cannot be made: one proposer, where two are picked."""
+    found, left_out = list(there), dict[str, str]()
     known = {fingerprint(one.config) for one in there}
     names = {one.name for one in there}
     for name, config in mixtures.items() if variations else ():
@@ -35,10 +45,22 @@ def varied(there: Sequence[Contender], mixtures: Mapping[str, MoAConfig], variat
             if (mark := fingerprint(made)) in known:
                 continue
             known.add(mark)
+            if (why := _unmade(made)) and not _unmade(config):
+                left_out[said] = why
+                continue
             free = next(n for k in count(1) if (n := said if k == 1 else f"{said} #{k}") not in names)
             names.add(free)
             found.append(Contender(free, "variant", made, (name,)))
-    return found
+    return Varied(found, left_out)
+
+
+def _unmade(config: MoAConfig) -> str:
+    """Why a mixture cannot be made, its models and keys apart; "" where it can."""
+    try:
+        config.build(stand_in=lambda model: RunnableLambda(str, name=model))
+    except MoAConfigError as error:
+        return str(error)
+    return ""
 
 
 def _variants(name: str, config: MoAConfig, variations: Sequence[str]) -> Iterator[tuple[str, MoAConfig]]:
@@ -65,12 +87,12 @@ def _fewer_proposers(name: str, config: MoAConfig) -> Iterator[tuple[str, MoACon
             yield f"{name}, {few} proposer{'s' * (few != 1)}", _each_layer(config, partial(_first, few))
         for final in config.finals[:1]:
             samples = _each_layer(config, partial(_samples, few, final))
-            yield f"{name}, {few} x {label(final)}", samples.model_copy(update=_ALIKE)
+            yield f"{name}, {few} x {label(final)}", samples.model_copy(update=ALIKE)
 
 
 def _in_roles(name: str, config: MoAConfig) -> Iterator[tuple[str, MoAConfig]]:
     for model in members(config) if config.finals else ():
-        if len(_distinct(config, [model, config.finals[0]])) == 2:
+        if len(distinct(config, [model, config.finals[0]])) == 2:
             yield f"{name}, final {label(model)}", _with_final(config, model)
     for model in proposers(config):
         if (made := repeated(config, model)) is not None:
@@ -78,7 +100,7 @@ def _in_roles(name: str, config: MoAConfig) -> Iterator[tuple[str, MoAConfig]]:
 
 
 def _with_final(config: MoAConfig, model: ProposerConfig) -> MoAConfig:
-    given, last = config.aggregator, [_times(model, 1)]
+    given, last = config.aggregator, [times(model, 1)]
     if not isinstance(given, AggregatorConfig):
         return config.model_copy(update={"aggregator": last})
     families = {family: getattr(given, family) for family in given.model_fields_set}
