@@ -18,8 +18,10 @@ Extract = str | Callable[[str], str | None]
 _FIELD: Final = "json:"
 _CHOICES: Final = '"number", "choice", "json:field.path", a regular expression with a group, or a function'
 
+_COMMA = r"(?<![\d.,])(?:0,|(?:\d{1,3}(?:\.\d{3})+|\d+),(?!\d{3}(?!\d)))\d+(?![.,]?\d)"  # 3,14 and 1.234,5
 _NUMBER = re.compile(
-    r"(?:(?<![\w.)\]}%])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}\b)?"
+    rf"(?:(?<![\w.)\]}}%])[-+])?(?:{_COMMA}|(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d{1,3}\b)?"
 )
 _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}|([-+]?)\b(\d+)\s*/\s*(\d+)\b")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
@@ -82,7 +84,9 @@ def _divided(fraction: re.Match[str]) -> str | None:
 
 
 def _plain(number: str) -> str:
-    """1,234.50 -> 1234.5; every digit that was said."""
+    """1,234.50 -> 1234.5 and 3,140 -> 3140, but 3,14 -> 3.14; every digit that was said."""
+    if re.search(_COMMA, number):
+        number = number.replace(".", "").replace(",", ".")
     text = format(Decimal(number.replace(",", "")), "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")

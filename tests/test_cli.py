@@ -307,6 +307,13 @@ def test_layers_are_told_where_they_are_other_than_described(moa: Moa, mixture: 
     assert moa("ask", "Why?", "-c", "two.yaml", "-l", "2").err.startswith("two.yaml (as asked)\n")
 
 
+def test_many_calls_are_told_before(moa: Moa, mixture: Path):
+    """Where a question takes more than a hundred calls, it is said when the mixture is, as before the first of them."""
+    many = moa("estimate", "Why?", "-c", "two.yaml", "-l", "51").err
+    assert many.startswith("two.yaml (as asked; 51 layers, not 2)\neach question takes 101 calls\n")
+    assert "each question takes" not in moa("estimate", "Why?", "-c", "two.yaml", "-l", "50").err
+
+
 def test_one_is_no_plural(moa: Moa, mixture: Path):
     """A single call is told as one."""
     assert "two.yaml: 1 call, 1 token in and " in moa("ask", "Why?", "-c", "two.yaml", "-l", "1").err

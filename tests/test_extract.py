@@ -25,6 +25,15 @@ def test_a_number_is_the_same_however_it_is_written(text: str) -> None:
         ("between 3-4", "4"),
         ("1.5e3 years", "1500"),
         ("0.10", "0.1"),
+        ("1,234", "1234"),
+        ("1,234,567", "1234567"),
+        ("pi is 3,14.", "3.14"),
+        (r"\boxed{-3{,}1416}", "-3.1416"),
+        ("0,125", "0.125"),
+        ("1.234,50 euros", "1234.5"),
+        ("2,5e3", "2500"),
+        ("one of 1,2,3", "3"),
+        ("1,234,56", "56"),
         ("-0.0", "0"),
         ("12345678901234567890123456789012345", "12345678901234567890123456789012345"),
         ("none at all", None),
@@ -32,7 +41,7 @@ def test_a_number_is_the_same_however_it_is_written(text: str) -> None:
     ],
 )
 def test_the_last_number_counts_with_all_its_digits(text: str, number: str | None) -> None:
-    """Thousands separators, signs, exponents and LaTeX are read; nothing is rounded."""
+    """Thousands separators, decimal commas, signs, exponents and LaTeX are read; nothing is rounded."""
     assert extractor("number")(text) == number
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,6 +24,8 @@ __all__ = [
     "usd",
     "whole",
 ]
+
+_MANY: Final = 100  # calls; the largest preset makes 13
 
 
 def whole(given: str) -> int:
@@ -104,13 +106,15 @@ def chosen(config: str | None, layers: int | None) -> "Choice":
 
 
 def announce(choice: "Choice") -> None:
-    """Say on standard error which mixture is asked, and why."""
+    """Say on standard error which mixture is asked, and why; and how many calls that is, where it is many."""
     from moa_graph.cli.terminal import say
 
     config = choice.config
     say(f"{choice.name} ({choice.why})" + (f": {config.description}" if config.description else ""))
     if config.retired:
         say(f"retired: {config.retired}")
+    if (calls := config.estimate("?")["calls"]) > _MANY:
+        say(f"each question takes {calls:,} calls")
 
 
 def cache_on_disk() -> Any:
