@@ -108,6 +108,11 @@ def _whole(state: StateSnapshot, given: Any) -> tuple[list[Any], str]:
             raise MoAConfigError(f"proposal {k}: {_kind(one)}: a mapping with `content` is needed")
         if "slot" not in one:
             slot += 1
+        elif (
+            type(one["slot"]) is int and one["slot"] > 0 and one.get("layer", layer) == layer and one["slot"] not in own
+        ):
+            there = ", ".join(map(str, sorted(own)))
+            raise MoAConfigError(f"proposal {k}: slot is {one['slot']}: one of {there}, or none, which adds a proposal")
         whole.append({"layer": layer, **({} if "slot" in one else {"slot": slot}), **one})
     named = {one["slot"] for one in whole if one["layer"] == layer}
     return [*whole, *({"layer": layer, "slot": gone, **_DROPPED} for gone in sorted(own - named))], f"{_LAYER}{layer}"

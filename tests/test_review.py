@@ -296,7 +296,6 @@ WRONG: list[tuple[Any, str]] = [
     ([{"layer": 1, "slot": True, "content": "x"}], "proposal 1: slot is True: a whole number is needed"),
     ([{"layer": 1, "slot": "1", "content": "x"}], "proposal 1: slot is '1': a whole number is needed"),
     ([{"layer": 2, "slot": 1, "content": "x"}], "proposal 1: layer is 2: one that has answered is needed, 1 to 1"),
-    ([{"layer": 1, "slot": 9}], "proposal 1: this key is missing: content"),
     ([{"layer": 1, "slot": 1, "usage": 5}], "proposal 1: usage is 5: a mapping is needed"),
 ]
 
@@ -311,6 +310,16 @@ async def test_a_wrong_shape_is_refused(made: Reviewed, how: str, given: Any, me
     assert (await made.graph.aget_state(THREAD)).config == before
     await made.run()
     assert made.read == "Merge:\n1. It is a.\n2. It is b."
+
+
+async def test_a_slot_that_is_not_there(made: Reviewed) -> None:
+    """`edit` gives a new proposal its slot; LangGraph's own update may name a new one, with its content."""
+    with pytest.raises(MoAConfigError, match="proposal 2: slot is 9: one of 1, 2, or none, which adds a proposal"):
+        await made.edit([{"slot": 1, "content": "x"}, {"slot": 9, "content": "x"}])
+    with pytest.raises(MoAConfigError, match="proposal 1: this key is missing: content"):
+        await made.update({"proposals": [{"layer": 1, "slot": 9}]}, "layer_1")
+    await made.update({"proposals": [{"layer": 1, "slot": 9, "content": "x"}]}, "layer_1")
+    assert [proposal["slot"] for proposal in await made.proposals()] == [1, 2, 9]
 
 
 @pytest.mark.parametrize("given", [{"slot": 1}, {"layer": 1}, {}])
