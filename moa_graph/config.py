@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnablePassthrough
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import (
     BaseModel,
@@ -39,7 +39,7 @@ from moa_graph.described import described
 from moa_graph.documents import read_yaml
 from moa_graph.errors import MoAConfigError
 from moa_graph.estimate import Asked, Beside, Estimate, estimate
-from moa_graph.graph import create_moa
+from moa_graph.graph import check_moa, create_moa
 from moa_graph.models import UNSET, Model, rate_limiter, resolve
 from moa_graph.panel import Layer, Proposer
 from moa_graph.policy import LayerPolicy
@@ -112,7 +112,7 @@ class ProposerConfig(_Strict):
     model: str
     name: str | None = None
     temperature: float | None = None
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
     system: str | None = None
     samples: int = 1
     timeout: float | None = None
@@ -120,7 +120,7 @@ class ProposerConfig(_Strict):
     base_url: str | None = None
     api_key_env: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
-    context_window: int | None = None
+    context_window: Annotated[int, Field(gt=0)] | None = None
 
     def proposer(self, mixture: "MoAConfig", stand_in: StandIn | None = None) -> Proposer:
         """The proposer described here, with what the mixture says of all its models."""
@@ -301,7 +301,7 @@ class MoAConfig(StepsConfig):
     aggregator: Annotated[Models | Family, Discriminator(_listed_or_family)]
     layers: int | None = None
     temperature: float | None = 0.7
-    max_tokens: int | None = 2048
+    max_tokens: Annotated[int, Field(gt=0)] | None = 2048
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     rate_limits: dict[str, Annotated[float, Field(gt=0, strict=False)]] = Field(default_factory=dict)
     """Provider -> requests per second, over all its models in this process."""
@@ -395,6 +395,7 @@ class MoAConfig(StepsConfig):
         line (`moa_graph.stats`), else assumed; a budget expects the same. Raises MoAConfigError as `build` does,
         models and keys apart.
         """
+        check_moa(**self.arguments(lambda _: RunnablePassthrough()))
         panels = [[self._asked(model) for model in panel for _ in range(model.samples)] for panel in self.panels()]
         beside = [self._beside(layer) for layer in self._layers()]
         if _one_or_many(self.proposers) == "panel":

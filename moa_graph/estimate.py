@@ -46,6 +46,8 @@ class Estimate(TypedDict):
     cost_usd_at_least: float
     tflops_critical: float | None
     tflops_total: float | None
+    unpriced: list[str]
+    """The models without a known price."""
     measured: list[str]
     """The models whose usual length of an answer is known from earlier runs; of the others it is assumed."""
 
@@ -90,6 +92,7 @@ def estimate(
     question = conversation(messages)
     tokens = about_messages(question)
     layers, before, operations = list[LayerEstimate](), list[int](), list[list[float | None]]()
+    unpriced = set[str]()
     for number, asked in enumerate([*panels, finals], 1):
         shown = [before] * len(asked)
         if windows and number > len(panels):
@@ -107,6 +110,7 @@ def estimate(
             if kind == "critique":
                 before = [said + more for said, (_, more) in zip(answers, made, strict=True)]
         layers.append(_layer(number, calls))
+        unpriced |= {call[0].model for call in calls if _cost(*call) is None}
     everyone = {one.model for asked in [*panels, finals] for one in asked}
     return Estimate(
         layers=layers,
@@ -117,6 +121,7 @@ def estimate(
         cost_usd_at_least=known(layer["cost_usd_at_least"] for layer in layers),
         tflops_critical=total([*(_largest(layer) for layer in operations[:-1]), total(operations[-1])]),
         tflops_total=total(layer["tflops"] for layer in layers),
+        unpriced=sorted(unpriced),
         measured=sorted(everyone & usual.keys()),
     )
 

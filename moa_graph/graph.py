@@ -30,7 +30,7 @@ from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerStat
 from moa_graph.steps import Step
 from moa_graph.windows import last_window, window
 
-__all__ = ["create_layer", "create_moa"]
+__all__ = ["check_moa", "create_layer", "create_moa"]
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 Panels = Sequence[ProposerLike | Sequence[ProposerLike] | Layer] | Layer
@@ -88,23 +88,12 @@ def create_moa(
     an unknown provider, a missing key or package. Raises QuorumError and FinalError when run.
     """
     policy, said = _checked(policy, cache), _prompt(prompt)
-    made: dict[int, Model] = {}
-    described = _panels(proposers, layers)
-    panels = [seats(i, panel, policy, made) for i, panel in enumerate(described, 1)]
-    last = len(panels) + 1
-
-    family = aggregator_of(aggregator)
-    finals = _finals(family, last, policy)
-    if not (panels or isinstance(family, Synthesize)):
-        raise MoAConfigError(f"aggregator: {family.name} needs answers to read, and with layers=1 there are none")
-    steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
-    beside = [seat for taken in steps for _, seat in taken.values() if seat]
-    _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
+    groups, family, finals = _everybody(proposers, aggregator, layers, policy, budget)
+    last = len(groups) + 1
     writer = Writer(finals, Answers(cache), said)
-    windows = _windows(family, writer, panels)
+    windows = _windows(family, writer, groups)
 
     moa = StateGraph(WindowsState if windows else MoAState, input_schema=MessagesState, output_schema=MoAOutput)
-    groups = [Group(panel, taken) for panel, taken in zip(panels, steps, strict=True)]
     for i, (panel, taken) in enumerate(groups, 1):
         terms = Terms(panel, groups[i:], finals, said, stream_proposers, taken, len(windows) + 1)
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
@@ -112,7 +101,7 @@ def create_moa(
         moa.add_node(window_, reads, metadata=_metadata("window", last, finals[0]))
     moa.add_node("final", _final(family, writer, windows, last, policy), metadata=_about_final(family, last, finals))
 
-    stops = {f"layer_{i}" for i, taken in enumerate(steps, 1) if "stop" in taken}
+    stops = {f"layer_{i}" for i, group in enumerate(groups, 1) if "stop" in group.steps}
     ends = [*windows, "final"]
     for before, after in pairwise([START, *(f"layer_{i}" for i in range(1, last)), *ends, END]):
         if before in stops:
@@ -121,6 +110,36 @@ def create_moa(
             moa.add_edge(before, after)
     compiled = moa.compile(checkpointer=checkpointer, store=store, cache=cache, name=name)
     return CompiledMoA(budget=budget, **vars(_each_run_anew(compiled)))
+
+
+def check_moa(
+    proposers: Panels,
+    aggregator: Aggregator | Models,
+    layers: int | None = None,
+    *,
+    policy: LayerPolicy | None = None,
+    budget: Budget | None = None,
+    **_: Any,
+) -> None:
+    """Raises MoAConfigError as `create_moa` does for what it is given, and builds no graph."""
+    _everybody(proposers, aggregator, layers, _checked(policy, None), budget)
+
+
+def _everybody(
+    proposers: Panels, aggregator: Aggregator | Models, layers: int | None, policy: LayerPolicy, budget: Budget | None
+) -> tuple[list[Group], Aggregator, list[Seat]]:
+    """Who is asked, layer by layer and at the end."""
+    made: dict[int, Model] = {}
+    described = _panels(proposers, layers)
+    panels = [seats(i, panel, policy, made) for i, panel in enumerate(described, 1)]
+    family = aggregator_of(aggregator)
+    finals = _finals(family, len(panels) + 1, policy)
+    if not (panels or isinstance(family, Synthesize)):
+        raise MoAConfigError(f"aggregator: {family.name} needs answers to read, and with layers=1 there are none")
+    steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
+    beside = [seat for taken in steps for _, seat in taken.values() if seat]
+    _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
+    return [Group(panel, taken) for panel, taken in zip(panels, steps, strict=True)], family, finals
 
 
 def _layer(terms: Terms, output: type, *, cache: BaseCache[Any] | None, **compile_: Any) -> Graph:
@@ -196,12 +215,12 @@ def _metadata(role: str, layer: int, seat: Seat | None = None) -> dict[str, Any]
     return {"moa_role": role, "moa_layer": layer, **model}
 
 
-def _windows(family: Aggregator, writer: Writer, panels: Sequence[Sequence[Seat]]) -> dict[str, Node]:
+def _windows(family: Aggregator, writer: Writer, groups: Sequence[Group]) -> dict[str, Node]:
     """The nodes that read the answers of the last panel before the last node does."""
     if not isinstance(family, Sequential):
         return {}
-    numbers = range(1, len(family.parts(len(panels[-1]))))
-    return {f"window_{k}": window(family, writer, len(panels) + 1, k) for k in numbers}
+    numbers = range(1, len(family.parts(len(groups[-1].panel))))
+    return {f"window_{k}": window(family, writer, len(groups) + 1, k) for k in numbers}
 
 
 def _final(family: Aggregator, writer: Writer, windows: Sized, layer: int, policy: LayerPolicy) -> Node:

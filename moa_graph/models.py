@@ -153,6 +153,8 @@ def resolve(
     `where` names the culprit in errors. Raises MoAConfigError: an unknown provider, a missing key or package,
     an object that is no model.
     """
+    if max_tokens is not UNSET and max_tokens is not None and not _is_count(max_tokens):
+        raise MoAConfigError(f"{where}: max_tokens is {max_tokens!r}: a whole number of at least 1 is needed, or None")
     sampling = {"temperature": temperature, "max_tokens": max_tokens}
     if isinstance(model, str):
         chosen = {**DEFAULTS, **(parameters or {}), **{k: v for k, v in sampling.items() if v is not UNSET}}
@@ -171,6 +173,10 @@ def resolve(
     usable = shared(asked_from_afar(model))
     runnable = usable.bind(**bound) if bound else usable
     return Model(_id_of(model), runnable, takes_state=_takes_state(model), parameters=bound)
+
+
+def _is_count(given: object) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and given > 0
 
 
 def _thinks(model: str, parameters: Mapping[str, Any]) -> bool:

@@ -41,7 +41,9 @@ def test_an_unknown_price_is_told_as_unknown(moa: Moa, server: RecordingServer, 
     """Never as 0, and with what is known."""
     some = {name: PRICES[name] for name in ("openai:a",)}
     write(tmp_path / "some.yaml", server.base_url, prices=some, max_tokens=10)
-    assert "$ unknown (at least $" in moa("estimate", "Why?", "-c", "some.yaml").err
+    told = moa("estimate", "Why?", "-c", "some.yaml").err
+    assert "$ unknown (at least $" in told
+    assert "the price of openai:b, openai:c is unknown: give it under `prices:`" in told
     ran = moa("ask", "Why?", "-c", "some.yaml", "--receipt")
     rows = {row[1]: row[-1] for line in ran.err.splitlines() if len(row := line.split()) > 4 and row[3] == "ok"}
     assert rows["b"] == rows["final"] == "?"
@@ -167,6 +169,8 @@ def test_a_wrong_file_of_prices_is_not_the_mixtures(
         ({"prices": {"openai:a": 5}}, "prices"),
         ({"prices": "nowhere.yaml"}, "nowhere.yaml"),
         ({"budget": {"usd": -5}}, "usd is -5"),
+        ({"max_tokens": -5}, "max_tokens: input should be greater than 0, not -5"),
+        ({"proposers": [{"model": "openai:a", "context_window": 0}]}, "proposers.1.context_window: input should be"),
         ({"budget": {"euro": 5}}, "euro: unknown key"),
         ({"budget": {"calls": 5, "on_exceed": "pray"}}, "on_exceed"),
     ],

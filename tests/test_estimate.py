@@ -1,5 +1,6 @@
 """What a run is going to take, before anybody is asked."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_unknown_is_unknown() -> None:
     assert (made["cost_usd"], made["layers"][1]["cost_usd"]) == (None, None)
     assert made["cost_usd_at_least"] == made["layers"][0]["cost_usd"]
     assert (made["tflops_critical"], made["tflops_total"]) == (None, None)
+    assert (made["unpriced"], config().estimate(QUESTION)["unpriced"]) == (["openai:b"], [])
 
 
 def test_max_tokens_bounds_an_answer() -> None:
@@ -98,6 +100,26 @@ def _scripted(name: str) -> Any:
     from moa_graph.testing import ScriptedChatModel
 
     return ScriptedChatModel(model_name=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"layers": 0}, "layers is 0"),
+        ({"proposers": []}, "the panel is empty"),
+        ({"proposers": [{"model": "openai:a", "samples": 0}]}, "samples is 0"),
+        ({"proposers": [{"model": "openai:a", "name": "x"}, {"model": "openai:b", "name": "x"}]}, "are named 'x'"),
+        ({"policy": {"quorum": 3}}, "quorum"),
+        ({"select": {"top_k": {"k": 3, "judge": "openai:b"}}}, "k is 3, and the panel has 2"),
+        ({"layers": 1, "aggregator": {"vote": "number"}}, "vote needs answers to read"),
+    ],
+)
+def test_what_cannot_be_built_is_not_estimated(changes: dict[str, Any], why: str) -> None:
+    """What is wrong with a mixture is told as it is when it is built."""
+    with pytest.raises(MoAConfigError, match=why) as error:
+        config(**changes).estimate(QUESTION)
+    with pytest.raises(MoAConfigError, match=re.escape(str(error.value))):
+        config(**changes).build(stand_in=_scripted)
 
 
 @pytest.mark.parametrize("given", [QUESTION, [("user", QUESTION)], {"messages": [("user", QUESTION)]}])

@@ -81,6 +81,8 @@ def test_the_providers_are_sorted_and_ours_is_among_them() -> None:
         (None, {}, "here: NoneType is no model"),
         (ScriptedChatModel(), {"base_url": "http://127.0.0.1:9"}, "here: base_url .* an object already"),
         (ScriptedChatModel(), {"api_key_env": "MY_KEY"}, "here: base_url and api_key_env"),
+        (ScriptedChatModel(), {"max_tokens": 0}, "here: max_tokens is 0: a whole number of at least 1 is needed"),
+        ("openai:gpt-4o", {"max_tokens": "9"}, "here: max_tokens is '9'"),
     ],
 )
 def test_what_is_no_model_is_refused(model: Any, options: dict[str, Any], message: str) -> None:

@@ -57,6 +57,8 @@ def show(made: "Estimate", stream: TextIO | None, budget: "Budget | None") -> No
         console = Console(file=stream, width=None if is_terminal(stream) else _WIDE)
         console.print(table)
     say(f"{money(made['cost_usd'], made['cost_usd_at_least'], up=True)}, if every model is asked once and answers")
+    if made["unpriced"]:
+        say(f"the price of {', '.join(made['unpriced'])} is unknown: give it under `prices:` in the mixture's file")
     say(_assumed(made))
     _warn(made, budget)
 
