@@ -16,7 +16,7 @@ import pytest
 from moa_graph import local as embedded
 from moa_graph.cli import run
 from moa_graph.eval.generate import Progress, seed_of, spread
-from moa_graph.eval.score import interval, score
+from moa_graph.eval.score import interval, kinds, score
 from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, prompts, with_data
 from tests.server import Behaviour
 
@@ -238,6 +238,33 @@ def test_failed_judgement_is_asked_again(server: JudgingServer) -> None:
     assert evaluate(*arguments) == 1
     assert evaluate(*arguments) == 0
     assert asked(server)["judge"] == 3 * 2 + 1
+
+
+def test_without_a_score(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who has no score is named; the sentences stand below the table and above the finer scores."""
+    Path("own.jsonl").write_text('{"question": "Why?", "category": "sky"}\n')
+    server.script("a", Behaviour(status=400))
+    assert evaluate() == 1
+    said = "Without a score, and so compared with nobody: openai:a, single-proposer openai:a."
+    assert score(Path("out"))["uncompared"] == said
+    out = capsys.readouterr().out
+    assert out.index("contender\n") < out.index("too few items") < out.index(said) < out.index("sky")
+
+
+def test_kinds_of_errors() -> None:
+    """What differs in its numbers, names and quotations alone is one kind, told once."""
+    told = {
+        "the score for Factuality is '7': from 1 to 5": 2,
+        "the score for Logical Robustness is 'six': from 1 to 5": 1,
+        "RateLimitError: req_12ab, try again in 3.5s": 1,
+        "RateLimitError: req_98zz, try again in 0.2s": 1,
+        "RateLimitError: no more today": 1,
+    }
+    assert kinds(told) == {
+        "the score for Factuality is '7': from 1 to 5 (and alike)": 3,
+        "RateLimitError: req_12ab, try again in 3.5s (and alike)": 2,
+        "RateLimitError: no more today": 1,
+    }
 
 
 def test_budget(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,8 @@ def show(report: Mapping[str, Any], stream: TextIO | None) -> None:
 
 
 def _drawn(report: Mapping[str, Any]) -> list[Any]:
-    parts: list[Any] = [_head(report), _standings(report)]
-    if report["radar"]["axes"]:
-        parts += ["", _finer(report)]
-    return [*parts, "", *(safe(line) for line in _words(report))]
+    parts: list[Any] = [_head(report), _standings(report), "", *map(safe, _words(report))]
+    return [*parts, "", _finer(report)] if report["radar"]["axes"] else parts
 
 
 def _head(report: Mapping[str, Any]) -> str:
@@ -85,6 +83,7 @@ def _finer(report: Mapping[str, Any]) -> Table:
 
 def _words(report: Mapping[str, Any]) -> list[str]:
     said = [compared["says"] for compared in report["comparisons"]]
+    said += [report["uncompared"]] if report["uncompared"] else []
     said += [_length_controlled(one["name"], one["alpaca_eval"]) for one in _ranked(report) if one.get("alpaca_eval")]
     if unread := sum(one["unparsed"] for one in report["contenders"]):
         again = "" if report["benchmark"].startswith("inspect ") else " (--retry-unreadable asks again)"
@@ -130,7 +129,7 @@ def _plain(report: Mapping[str, Any]) -> list[str]:
             took["output_tokens"], took["cost_usd"], took["tflops_total"], took["seconds"], took["first_token"],
         ]  # fmt: skip
         rows.append([*("-" if n is None else f"{n:.6g}" for n in numbers), " ".join(one["name"].split())])
-    lines = [_head(report), *aligned(rows)]
+    lines = [_head(report), *aligned(rows), "", *_words(report)]
     if finer := [(f"{v:.6g}", a, one["name"]) for one in report["contenders"] for a, v in one["parts"].items()]:
         lines += ["", *aligned([("score", "of", "contender"), *finer])]
-    return [*lines, "", *_words(report)]
+    return lines

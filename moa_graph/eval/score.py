@@ -1,5 +1,6 @@
 """The third stage: what the judgements come to, and what the answers took. Reads files alone, asks nobody."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from moa_graph.eval.rubric import Rubric
 from moa_graph.eval.statistics import compare, mean
 from moa_graph.eval.store import RunDirectory
 
-__all__ = ["Scored", "Standing", "interval", "rubric_of", "score", "scored", "summed_up"]
+__all__ = ["Scored", "Standing", "interval", "kinds", "rubric_of", "score", "scored", "summed_up"]
 
+_DETAIL: Final = re.compile(rf"""(?<!\w)'[^']*'|"[^"]*"|https?://\S+|[\w.-]*\d[\w.-]*|{"|".join(SKILLS)}""")
 _SUMS: Final = ("calls", "input_tokens", "output_tokens", "cost_usd", "tflops_critical", "tflops_total")
 
 
@@ -40,7 +42,8 @@ def score(path: Path, data_dir: Path | None = None) -> dict[str, Any]:
     """The report of a run: each contender, the comparisons, and what was left out. Raises MoAConfigError.
 
     `contenders`: mean and 95% interval of each, finer columns, and what an item took. `comparisons`: each mixture with
-    the best of its single models, and with the best single-proposer mixture, item by item.
+    the best of its single models, and with the best single-proposer mixture, item by item. `uncompared`: who has no
+    score, in a sentence.
 
     data_dir: where AlpacaEval's `df_gamed.csv` lies, which length control is regularised with.
     """
@@ -64,6 +67,7 @@ def summed_up(found: "Scored", data_dir: Path | None = None) -> dict[str, Any]:
         "spent_usd_at_least": round(directory.spent, 9),
         "contenders": told,
         "comparisons": list(_comparisons(standings, run["seed"])),
+        "uncompared": _uncompared(standings) if run.get("judge") else "",
         "radar": radar(run["benchmark"], told),
     }
 
@@ -109,7 +113,7 @@ class Standing:
             **self.about, **self.value(seed), "items": items,
             "answered": self.counted["ok"], "failed": self.counted["failed"],
             "unparsed": self.counted["unparsed"], "judge_failed": self.counted["judge_failed"],
-            "reasons": dict(self.errors.most_common(3)),
+            "reasons": dict(kinds(self.errors).most_common(3)),
             "parts": {name: sum(each) / len(each) for name, each in sorted(self.parts.items())},
             "per_item": self.per_item(),
         }  # fmt: skip
@@ -124,6 +128,18 @@ class Standing:
         whole = [took for took in self.took.values() if not took["resumed"]]
         means = {name: _mean([took[name] for took in whole]) for name in (*_SUMS, "seconds")}
         return {**means, "first_token": _mean(self.first_tokens), "of": len(whole)}
+
+
+def kinds(errors: Mapping[str, int]) -> Counter[str]:
+    """How often each kind of error is there, by the most frequent text of it.
+
+    Numbers, names with a digit, addresses, what is quoted and FLASK's skills tell no kind.
+    """
+    alike: dict[str, Counter[str]] = defaultdict(Counter)
+    for text, count in errors.items():
+        alike[_DETAIL.sub("…", text)][text] += count
+    found = ((each.most_common(1)[0][0], each) for each in alike.values())
+    return Counter({f"{text} (and alike)" if len(each) > 1 else text: each.total() for text, each in found})
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -186,6 +202,16 @@ def _comparisons(standings: Mapping[str, Standing], seed: int) -> Iterator[dict[
             if others and mixture.scores:
                 best = max(others, key=lambda standing: standing.mean or 0.0)
                 yield _compared(mixture, best, what, seed)
+
+
+def _uncompared(standings: Mapping[str, Standing]) -> str:
+    """Who has no score, in a sentence; "" where everybody has one."""
+    named = [name for name, standing in standings.items() if not standing.scores]
+    if not named:
+        return ""
+    if len(named) == len(standings):
+        return "Nobody has a score, so nobody is compared."
+    return f"Without a score, and so compared with nobody: {', '.join(named)}."
 
 
 def _compared(mixture: Standing, other: Standing, what: str, seed: int) -> dict[str, Any]:
