@@ -105,6 +105,16 @@ def test_pareto() -> None:
     assert {"a", "b", "single", "mixture", "$ per item"} <= set(words(svg(figure)))
 
 
+def test_many_points_have_numbers() -> None:
+    """Of more than sixteen, each has a number beside it, 1 the highest, and below stands who it is."""
+    points = {f"openai:m{k}": Point(1.0 + k, Value(50.0 - k)) for k in range(17)}
+    figure = pareto(points, ["openai:m0"], x="$ per item", y="score")
+    [key] = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [f"{k + 1}  m{k}" for k in range(17)]
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(k + 1) for k in range(17)]
+    assert [text.get_fontweight() for text in key.get_texts()][:2] == ["bold", "normal"]
+
+
 def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     """Two figures of the same data are the same bytes, with text as text, and without a date."""
     rows = {QWEN: Value(50, 45, 55), "a $ and a $": Value(-1, -2, 1)}

@@ -206,16 +206,23 @@ def test_without_the_extra(
 
 
 def test_before_it_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of answers alone there is a page too, which says that they are not judged."""
+    """Of answers alone there is a page too, which says so; where the judge failed, who has no score."""
     monkeypatch.chdir(tmp_path)
     Path("own.jsonl").write_text('{"question": "Why?"}\n', encoding="utf-8")
+    arguments = ["own.jsonl", "-c", "two.yaml", "-j", "judge.yaml", "-o", "out"]
     with JudgingServer() as server:
         mixture(Path("two.yaml"), server.base_url)
+        judge(Path("judge.yaml"), server.base_url)
         assert run(["eval", "run", "own.jsonl", "-c", "two.yaml", "-o", "out", "--stage", "generate"]) == 0
+        assert run(["eval", "report", "out"]) == 0
+        text = Path("out", "report.html").read_text(encoding="utf-8")
+        assert "not judged yet" in text
+        assert questions(text)[0]["answers"][0][0]["answer"].startswith("answer of c")
+        server.script("judge", Behaviour(status=400))
+        assert run(["eval", "run", *arguments]) == 1
     assert run(["eval", "report", "out"]) == 0
     text = Path("out", "report.html").read_text(encoding="utf-8")
-    assert "not judged yet" in text
-    assert questions(text)[0]["answers"][0][0]["answer"].startswith("answer of c")
+    assert "<p>Without a score, and so compared with nobody: two.yaml, openai:a, openai:b, single" in text
 
 
 @with_data

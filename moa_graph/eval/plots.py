@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.extra import load
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Point", "Value", "bars", "intervals", "lines", "pareto", "radar", "save", "svg"]
+
+_NAMED: Final = 16
+"""Points that have room for their names beside them."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,15 @@ def intervals(rows: Mapping[str, Value], *, x: str, strong: Sequence[str] = (), 
 def pareto(points: Mapping[str, Point], front: Sequence[str] = (), *, x: str, y: str, title: str = "") -> "Figure":
     """A named point for each, with its interval; through those of the `front`, in order of x, a stepped line.
 
-    x is logarithmic where the largest is more than twenty times the smallest.
+    Of more than 16 points each has a number, from the highest one down, and its name stands below the plot. x is
+    logarithmic where the largest is more than twenty times the smallest.
     """
     groups = list(dict.fromkeys(point.group for point in points.values()))
     own = dict(zip(groups, looks(), strict=False))
-    with drawn(WIDTH, 4.4, title) as (figure, ax):
+    called = dict(zip(points, short(list(points)), strict=True))
+    keyed = len(points) > _NAMED
+    columns = max(1, min(3, 108 // (4 + max(map(len, called.values()), default=0))))
+    with drawn(WIDTH, 4.4 + keyed * 0.17 * -(-len(points) // columns), title) as (figure, ax):
         for group in groups:
             those = [point for point in points.values() if point.group == group]
             spread = _errors([point.value for point in those])
@@ -178,8 +185,27 @@ def pareto(points: Mapping[str, Point], front: Sequence[str] = (), *, x: str, y:
         ax.grid(True)
         if any(groups):
             figure.legend(loc="outside upper center", ncols=len(groups))
-        _name_points(figure, ax, points, [own[point.group]["color"] for point in points.values()], front)
+        colours = {name: own[point.group]["color"] for name, point in points.items()}
+        if keyed:
+            order = sorted(points, key=lambda name: -points[name].value.mean)
+            numbers = {name: str(n) for n, name in enumerate(order, 1)}
+            rows = {f"{n}  {called[name]}": (colours[name], name in front) for name, n in numbers.items()}
+            _key(figure, rows, columns)
+            called = numbers
+        _name_points(figure, ax, points, [called[name] for name in points], [*colours.values()], front)
     return figure
+
+
+def _key(figure: Any, rows: Mapping[str, tuple[str, bool]], columns: int) -> None:
+    """What the numbers in a plot stand for, below it: text -> colour, and whether it is bold."""
+    nothing = load("matplotlib.lines").Line2D
+    key = figure.legend(
+        [nothing([], [], ls="none") for _ in rows], list(rows), loc="outside lower center", ncols=columns, fontsize=7.5,
+        labelcolor=[colour for colour, _ in rows.values()], handlelength=0, handletextpad=0, labelspacing=0.3,
+        columnspacing=1.5,
+    )  # fmt: skip
+    for text, (_, bold) in zip(key.get_texts(), rows.values(), strict=True):
+        text.set_fontweight("bold" if bold else "normal")
 
 
 def _errors(values: Sequence[Value]) -> list[list[float]]:
@@ -212,9 +238,14 @@ def _name_ends(
 
 
 def _name_points(
-    figure: Any, ax: Any, points: Mapping[str, Point], colours: Sequence[str], front: Sequence[str]
+    figure: Any,
+    ax: Any,
+    points: Mapping[str, Point],
+    called: Sequence[str],
+    colours: Sequence[str],
+    front: Sequence[str],
 ) -> None:
-    """The name of each point beside it, where nothing else is."""
+    """What each point is called beside it, where nothing else is."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # where names stand is computed for just this layout
     ax.autoscale(False)
@@ -227,7 +258,7 @@ def _name_points(
     spots = [at(point.x, point.value.mean) for point in points.values()]
     texts = [
         ax.annotate(name, (p.x, p.value.mean), (0, 0), textcoords="offset points", fontsize=7.5, color=colour)
-        for (name, p), colour in zip(shortened(points).items(), colours, strict=True)
+        for name, p, colour in zip(called, points.values(), colours, strict=True)
     ]
     for text, name in zip(texts, points, strict=True):
         text.set(verticalalignment="bottom", fontweight="bold" if name in front else "normal")
