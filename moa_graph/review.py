@@ -10,7 +10,7 @@ What the next layer reads is built anew from what is left. `graph.update_state(c
 the same and leaves alone whatever is not named, as LangGraph has it: there, a proposal without `content` is dropped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -108,14 +108,18 @@ def _whole(state: StateSnapshot, given: Any) -> tuple[list[Any], str]:
             raise MoAConfigError(f"proposal {k}: {_kind(one)}: a mapping with `content` is needed")
         if "slot" not in one:
             slot += 1
-        elif (
-            type(one["slot"]) is int and one["slot"] > 0 and one.get("layer", layer) == layer and one["slot"] not in own
-        ):
-            there = ", ".join(map(str, sorted(own)))
-            raise MoAConfigError(f"proposal {k}: slot is {one['slot']}: one of {there}, or none, which adds a proposal")
+        elif one.get("layer", layer) == layer:
+            _check_slot(one["slot"], own, f"proposal {k}")
         whole.append({"layer": layer, **({} if "slot" in one else {"slot": slot}), **one})
     named = {one["slot"] for one in whole if one["layer"] == layer}
     return [*whole, *({"layer": layer, "slot": gone, **_DROPPED} for gone in sorted(own - named))], f"{_LAYER}{layer}"
+
+
+def _check_slot(slot: Any, there: Collection[int], where: str) -> None:
+    """Raises MoAConfigError for one that nobody has: a new proposal is given its slot. What is none, `_check` finds."""
+    if type(slot) is int and slot > 0 and slot not in there:
+        taken = ", ".join(map(str, sorted(there)))
+        raise MoAConfigError(f"{where}: slot is {slot}: one of {taken}, or none, which adds a proposal")
 
 
 def _listed(given: Any) -> Sequence[Any]:
