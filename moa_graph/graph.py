@@ -28,6 +28,7 @@ from moa_graph.prompts import AGGREGATE_AND_SYNTHESIZE, Prompt
 from moa_graph.route import as_route
 from moa_graph.state import InnerLayerOutput, LayerInput, LayerOutput, LayerState, MoAOutput, MoAState, WindowsState
 from moa_graph.steps import Step
+from moa_graph.stop import check_patience
 from moa_graph.windows import last_window, window
 
 __all__ = ["check_moa", "create_layer", "create_moa"]
@@ -137,6 +138,7 @@ def _everybody(
     if not (panels or isinstance(family, Synthesize)):
         raise MoAConfigError(f"aggregator: {family.name} needs answers to read, and with layers=1 there are none")
     steps = [steps_of(described[k], panel, policy, last=k == len(panels) - 1) for k, panel in enumerate(panels)]
+    check_patience([taken["stop"][0] if "stop" in taken else None for taken in steps])
     beside = [seat for taken in steps for _, seat in taken.values() if seat]
     _check_budget(budget, [*(seat for group in [*panels, finals] for seat in group), *beside])
     return [Group(panel, taken) for panel, taken in zip(panels, steps, strict=True)], family, finals

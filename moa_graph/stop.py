@@ -20,7 +20,7 @@ from moa_graph.similarity import Embed, check_embed, likeness, mean, prepare
 from moa_graph.steps import Judgement, Situation, UndecidedError
 from moa_graph.verdicts import check_text, one_of, read_object, to_judge, whole, why_not
 
-__all__ = ["STOP", "Agreement", "Judge", "Sentinel"]
+__all__ = ["STOP", "Agreement", "Judge", "Sentinel", "check_patience"]
 
 STOP: Final = """\
 You are given several responses to what a user asked. Further models could read them and answer again, which takes \
@@ -69,6 +69,20 @@ class Agreement:
         scores = {d["layer"]: d["score"] for d in situation.before if d["by"] == self.name and "score" in d}
         enough = (scores.get(situation.layer - k, -1.0) >= self.threshold for k in count(1))
         return next(k for k, agreed in enumerate(enough) if not agreed)
+
+
+def check_patience(stops: Sequence[object]) -> None:
+    """Raises MoAConfigError where no agreement can last as long as it must. stops: of the layers before the last."""
+    row, wanted = 0, list[tuple[int, int]]()  # of each agreement: its patience, and how many in a row there are by then
+    for step in stops:
+        row = row + 1 if isinstance(step, Agreement) else 0
+        wanted += [(step.patience, row)] if isinstance(step, Agreement) else []
+    if wanted and all(patience > most for patience, most in wanted):
+        most = max(most for _, most in wanted)
+        raise MoAConfigError(
+            f"stop: patience is {min(wanted)[0]}, and only {most} layer{'s' * (most != 1)} in a row can stop, the last "
+            f"of proposers never: at most {most}, or give more layers"
+        )
 
 
 @dataclass(frozen=True)

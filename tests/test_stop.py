@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moa_graph import Agreement, Diverse, Judge, MoAConfigError, Sentinel
+from moa_graph import Agreement, Diverse, Judge, Layer, MoAConfigError, Sentinel, create_moa
 from moa_graph.state import Decision, Proposal
 from moa_graph.steps import Situation, UndecidedError
 from moa_graph.testing import unauthorized
@@ -40,6 +40,19 @@ async def test_patience() -> None:
     rows = [d[4].rpartition("is needed, ")[2] for d in decisions(out)]
     assert rows == [f"{k} of 2 layers in a row" for k in (1, 0, 1, 2)]
     assert str(receipt(out)["stopped"]).startswith("stopped behind layer 4 by agreement")
+
+
+def test_patience_that_never_ends() -> None:
+    """More layers in a row than can stop are refused; where none can stop, there is nothing to wait for."""
+    assert mixture([SAME, OTHER], layers=4, stop=Agreement(patience=2))
+    assert mixture([SAME, OTHER], layers=2, stop=Agreement(patience=2))
+    why = "stop: patience is 3, and only 2 layers in a row can stop, .*: at most 2, or give more layers"
+    with pytest.raises(MoAConfigError, match=why):
+        mixture([SAME, OTHER], layers=4, stop=Agreement(patience=3))
+    stops = Sentinel("x"), Agreement(patience=2), None
+    apart = [Layer(panel(SAME, OTHER), stop=stop) for stop in stops]
+    with pytest.raises(MoAConfigError, match="patience is 2, and only 1 layer in a row"):
+        create_moa(apart, says("So."))
 
 
 async def test_patience_counts_agreements_alone() -> None:
