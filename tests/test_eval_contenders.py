@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from moa_graph import MoAConfig, MoAConfigError
+from moa_graph import MoAConfig
 from moa_graph.eval.contenders import adjusted, contenders, fingerprint, plain
-from moa_graph.eval.run import Evaluation, mixtures_named
+from moa_graph.eval.run import Evaluation
 from tests.evaluation import prompts
 
 TWO = MoAConfig(proposers=["openai:a", "openai:b"], aggregator="openai:c", layers=3)
@@ -103,9 +103,3 @@ def test_the_baseline_where_none_is_given(tmp_path: Path) -> None:
     first = MoAConfig(proposers=["openai:a", "openai:b"], aggregator="openai:a", layers=2)
     for mixtures in ({"first": first}, {"first": first, "two": TWO}):
         assert Evaluation(str(tmp_path / "own.jsonl"), mixtures, tmp_path / "out").baseline == "openai:a"
-
-
-def test_a_mixture_given_twice() -> None:
-    """A mixture cannot be compared with itself."""
-    with pytest.raises(MoAConfigError, match="--config moa-lite is given twice"):
-        mixtures_named(["moa-lite", "moa-lite"])

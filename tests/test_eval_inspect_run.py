@@ -20,11 +20,11 @@ from inspect_ai.model import GenerateConfig, ModelOutput
 from inspect_ai.scorer import Score
 
 from moa_graph.cli import run
+from moa_graph.config import MoAConfig
 from moa_graph.eval import inspect_run
 from moa_graph.eval.contenders import fingerprint
 from moa_graph.eval.inspect_logs import record
 from moa_graph.eval.inspect_model import mixture_named
-from moa_graph.eval.run import mixtures_named
 from moa_graph.eval.score import score
 from moa_graph.eval.store import RunDirectory
 from tests.evaluation import judge, lines, mixture
@@ -201,7 +201,8 @@ def test_without_inspect_ai(two: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_contenders_of_several_mixtures_have_their_models(two: Path, server: RecordingServer) -> None:
     """One that goes by another name beside those of the first mixture is still found in its own."""
     mixture(Path("three.yaml"), server.base_url, layers=3)
-    evaluation = inspect_run.InspectEvaluation("t.py", mixtures_named(["two.yaml", "three.yaml"]), Path("out"))
+    mixtures = {name: MoAConfig.from_yaml(name) for name in ("two.yaml", "three.yaml")}
+    evaluation = inspect_run.InspectEvaluation("t.py", mixtures, Path("out"))
     models = evaluation.models()
     assert models["single-proposer openai:a in three.yaml"] == "moa/three.yaml#single-proposer openai:a"
     assert len(set(models.values())) == len(models)

@@ -150,5 +150,6 @@ def _as_json(choice: "Choice", state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(choice: "Choice", proposals: Sequence[Any]) -> dict[str, Any]:
-    told = [{key: value for key, value in proposal.items() if key != "run"} for proposal in proposals]
-    return {"config": choice.name, "proposals": told}
+    from moa_graph.state import plain_proposals
+
+    return {"config": choice.name, "proposals": plain_proposals(proposals)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_graph.cli.options import QuestionArgument, asked_for, chosen, usd, whole
+from moa_graph.cli.options import QuestionArgument, asked_for, usd, whole
 from moa_graph.cli.terminal import between, say, starting, write
 
 if TYPE_CHECKING:
@@ -68,12 +68,13 @@ def compare(
     Every answer is judged beside that of the first mixture: blind, and in both orders; ties count half.
     """
     with starting():
+        from moa_graph.choose import choices
         from moa_graph.stats import setting
 
         setting()  # a mistake in it is told before anybody is asked
-        choices, wanted = _chosen(config or [None]), _judge(judge)
+        chosen, wanted = choices(config or ()), _judge(judge)
         questions = _questions(question or [], file, limit)
-        mixtures = {choice.name: choice.config for choice in choices}
+        mixtures = {choice.name: choice.config for choice in chosen}
         from moa_graph.budget import Budget
         from moa_graph.cli.comparing import compared
         from moa_graph.compare import Match
@@ -82,21 +83,11 @@ def compare(
         purse = Budget(usd=budget, shared=True) if budget else None
         match = Match(mixtures, questions, wanted, alone=not no_singles, budget=purse, concurrency=concurrency)
         expected = outlook(mixtures, questions, wanted, alone=not no_singles)
-    _announce(choices, expected, wanted, budget)
+    _announce(chosen, expected, wanted, budget)
     comparison = compared(match)
     _show(comparison, as_json=as_json, show_answers=show_answers)
     if not comparison.baseline.count("ok") or not any(standing.scores for standing in comparison.standings):
         raise typer.Exit(1)
-
-
-def _chosen(given: "list[str] | list[None]") -> "list[Choice]":
-    from moa_graph.errors import MoAConfigError
-
-    choices = [chosen(name, None) for name in given]
-    names = [choice.name for choice in choices]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise MoAConfigError(f"--config {twice[0]} is given twice: give each mixture once")
-    return choices
 
 
 def _judge(given: str | None) -> str:

@@ -132,7 +132,6 @@ def run(
     if engine == "inspect":
         from moa_graph.cli.eval_inspect import evaluate
 
-        _chosen(config)
         evaluate(
             benchmark, config or [], out.expanduser(), judge, limit=limit, seed=seed, singles=not no_singles,
             at_once=concurrency, args=task_args or [], report=lambda: _report(out, None, as_json=as_json),
@@ -142,24 +141,27 @@ def run(
         )  # fmt: skip
         return
     with starting():
+        from moa_graph.choose import choices
         from moa_graph.errors import MoAConfigError
         from moa_graph.eval.judge import judge_config
         from moa_graph.eval.rubric import JUDGED
-        from moa_graph.eval.run import Evaluation, mixtures_named
+        from moa_graph.eval.run import Evaluation
 
         if task_args:
             raise MoAConfigError(f"-T {task_args[0]}: it is a task of inspect_ai that has parameters: --engine inspect")
         if judge is None and stage != "generate":
             raise MoAConfigError("there is no judge: give --judge provider:model, or --stage generate to ask alone")
+        chosen = choices(config or ())
         evaluation = Evaluation(
-            benchmark, mixtures_named(config or []), out.expanduser(), limit=limit, seed=seed,
+            benchmark, {choice.name: choice.config for choice in chosen}, out.expanduser(), limit=limit, seed=seed,
             judge=None if judge is None else (judge, judge_config(judge)), singles=not no_singles, baseline=baseline,
             data_dir=data_dir, vary=vary or (), judged=("ok",) if retry_unreadable else JUDGED,
         )  # fmt: skip
         stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
         evaluation.check(stages, budget)
         plans = [evaluation.plan(each) for each in stages]
-    _chosen(config)
+    if not config:
+        announce(chosen[0])
     _announce(evaluation, plans)
     ended = _stages(evaluation, stages, concurrency, budget)
     if stage != "generate":
@@ -196,14 +198,6 @@ def report(
 
         page = written(directory.expanduser(), out.expanduser() if out else None, data_dir)
     write(f"{page}\n")
-
-
-def _chosen(given: list[str] | None) -> None:
-    """Where nobody says which mixture is asked, say so and why."""
-    if not given:
-        from moa_graph.choose import choose
-
-        announce(choose(None))
 
 
 def _announce(evaluation: "Evaluation", plans: Sequence["Plan"]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moa_graph.cli.evaluating import DRAWN_EVERY, SAID_EVERY, Line, planned, raise_for
+from moa_graph.cli.options import announce
 from moa_graph.cli.terminal import draws, say, starting
 
 if TYPE_CHECKING:
@@ -35,17 +36,21 @@ def evaluate(
     args: parameters of the task, each KEY=VALUE. refused: options that inspect_ai cannot honour, and what was given.
     """
     with starting():
+        from moa_graph.choose import choices
         from moa_graph.errors import MoAConfigError, MoAError
         from moa_graph.eval.inspect_run import InspectEvaluation
-        from moa_graph.eval.run import mixtures_named
 
         if given := [name for name, value in refused.items() if value is not None]:
             raise MoAConfigError(f"--engine inspect knows no {given[0]}: {_INSTEAD[given[0]]}")
+        chosen = choices(config)
+        mixtures = {choice.name: choice.config for choice in chosen}
         evaluation = InspectEvaluation(
-            task, mixtures_named(config), out, judge=judge, limit=limit, seed=seed, singles=singles, args=args
+            task, mixtures, out, judge=judge, limit=limit, seed=seed, singles=singles, args=args
         )
         items = evaluation.items()
         plan = evaluation.plan(items)
+    if not config:
+        announce(chosen[0])
     asked, count = len(items), len(evaluation.contenders)
     said = f"{asked} sample{'s' * (asked != 1)} x {count} contender{'s' * (count != 1)}"
     say(f"{task} by inspect_ai: {said}, logs in {out / 'inspect'}")

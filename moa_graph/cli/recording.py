@@ -42,10 +42,11 @@ def recorded(config: str, graph: Any, question: str) -> Iterator[Callable[..., N
 def whole(state: dict[str, Any]) -> dict[str, Any]:
     """The state behind a review, each layer of which was a run of its own: with a receipt as if it had been one."""
     from moa_graph.receipt import receipt
+    from moa_graph.state import plain_proposals
 
     *before, answer = state["messages"]
     last = answer.response_metadata["moa"]
-    made = [cast("Proposal", {key: value for key, value in p.items() if key != "run"}) for p in state["proposals"]]
+    made = cast("list[Proposal]", plain_proposals(state["proposals"]))
     decided = [cast("Decision", {**decision, "run": ""}) for decision in last["decisions"]]
     told = receipt(made, last["final"], "", stopped=last["stopped"], decisions=decided, seed=last["seed"])
     metadata = {**answer.response_metadata, "moa": told}

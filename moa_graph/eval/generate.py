@@ -17,6 +17,7 @@ from moa_graph.eval.calls import Calls, asking_for
 from moa_graph.eval.contenders import Contender, adjusted
 from moa_graph.eval.items import Item
 from moa_graph.eval.store import Key, RunDirectory
+from moa_graph.state import plain_proposals
 
 __all__ = [
     "AT_ONCE",
@@ -28,7 +29,6 @@ __all__ = [
     "generate",
     "left_of",
     "limit",
-    "plain_proposals",
     "seed_of",
     "spread",
 ]
@@ -270,8 +270,3 @@ def _failed(error: Exception, seconds: float) -> dict[str, Any]:
         "proposals": plain_proposals(getattr(error, "proposals", ())),
     }
     return {**told, "stopped": str(error)} if isinstance(error, BudgetExceededError) else told
-
-
-def plain_proposals(proposals: Sequence[Any]) -> list[dict[str, Any]]:
-    """Proposals as a file has them."""
-    return [{name: value for name, value in proposal.items() if name != "run"} for proposal in proposals]

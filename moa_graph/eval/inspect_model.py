@@ -33,11 +33,11 @@ from moa_graph.config import LayerConfig, MoAConfig, presets
 from moa_graph.errors import FinalError, MoAConfigError, MoAError, MoARunError, QuorumError
 from moa_graph.eval import inspect_messages
 from moa_graph.eval.contenders import adjusted, contenders, fingerprint
-from moa_graph.eval.generate import plain_proposals
 from moa_graph.eval.judge import judge_config
 from moa_graph.eval.unfinished import Attempted, Unfinished
 from moa_graph.graph import create_moa
 from moa_graph.retry import _PERMANENT_CODES, retry_after, transient
+from moa_graph.state import plain_proposals
 
 __all__ = ["MoAModel", "mixture_named", "prerequisite"]
 

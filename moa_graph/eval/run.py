@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 
 from moa_graph import __version__
 from moa_graph.budget import USUAL_OUTPUT
-from moa_graph.choose import choose
 from moa_graph.config import MoAConfig
 from moa_graph.contenders import alone
 from moa_graph.errors import MoAConfigError
@@ -27,7 +26,7 @@ from moa_graph.eval.store import ANSWER, JUDGEMENT, Lines, RunDirectory, check
 from moa_graph.eval.variants import varied
 from moa_graph.receipt import known, total
 
-__all__ = ["Evaluation", "Plan", "mixtures_named", "planned", "sampled"]
+__all__ = ["Evaluation", "Plan", "planned", "sampled"]
 
 T = TypeVar("T")
 
@@ -225,16 +224,3 @@ class Evaluation:
             return await judge_alpaca_eval(directory, self.items, self.contenders, self.judge, **how)
         rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
         return await judge(directory, self.items, self.contenders, rubric, self.judge[1], **how)
-
-
-def mixtures_named(given: Sequence[str]) -> dict[str, MoAConfig]:
-    """The mixtures that are meant, by name; where none is, the one that `choose` takes. Raises MoAConfigError."""
-    if not given:
-        choice = choose(None)
-        return {choice.name: choice.config}
-    found: dict[str, MoAConfig] = {}
-    for name in given:
-        if name in found:
-            raise MoAConfigError(f"--config {name} is given twice")
-        found[name] = choose(name).config
-    return found
