@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from moa_graph import MoAConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,6 +21,15 @@ def test_python_blocks_run(page, capsys):
         exec(block, names)
     promised = re.findall(r"^print\(.*\)  # (.*?)(?::.*)?$", "".join(blocks), re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == promised
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_mixtures_in_yaml_are_mixtures(page):
+    """A page's YAML blocks that describe a whole mixture describe one."""
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        described = yaml.safe_load(block)
+        if {"proposers", "aggregator"} <= described.keys():
+            assert MoAConfig(**described).models()
 
 
 def test_files_exist():
