@@ -36,12 +36,14 @@ class Annotator:
 
     def __init__(self, fails_after: int | None = None) -> None:
         self.asked: list[str] = []
+        self.batches: list[int] = []
         self.fails_after = fails_after
 
     def __call__(
         self, outputs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]], *, judge: Any
     ) -> list[dict[str, Any]]:
         assert judge.model == "judge"
+        self.batches.append(len(outputs))
         usage, found = {"input_tokens": 1000, "output_tokens": 1}, list[dict[str, Any]]()
         for ours, theirs in zip(outputs, baseline, strict=True):
             if len(self.asked) == self.fails_after:
@@ -77,7 +79,8 @@ def test_judged_and_scored(
     found = {"length_controlled_winrate": 71.5, "lc_standard_error": 0.25, "regularisation": "reconstructed"}
     monkeypatch.setattr(alpaca_eval, "score", lambda rows, gamed: told.append((list(rows), gamed)) or found)
     assert evaluate(*ARGUMENTS, "--stage", "generate", benchmark="alpaca-eval") == 0
-    assert evaluate(*ARGUMENTS, "--stage", "judge", benchmark="alpaca-eval") == 0
+    assert evaluate(*ARGUMENTS, "--stage", "judge", "--concurrency", "1", benchmark="alpaca-eval") == 0
+    assert annotator.batches == [4, 1]  # what a kill can lose
     said = "two.yaml: length-controlled win rate 71.50 ± 0.25 (reconstructed regularisation data)."
     assert said in capsys.readouterr().out
     [two] = score(Path("out"), DATA)["contenders"]

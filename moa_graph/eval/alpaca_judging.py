@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
@@ -21,7 +21,8 @@ from moa_graph.eval.store import Lines, RunDirectory
 
 __all__ = ["Answered", "annotate_each", "judge_alpaca_eval", "judge_of"]
 
-_BATCH = 64
+_BATCH: Final = 64
+_WAVES: Final = 4  # calls after one another in a batch: fewer wait for each other more often, more are lost by a kill
 
 
 def judge_of(config: MoAConfig, name: str, at_once: int = AT_ONCE) -> alpaca_eval.Judge:
@@ -125,13 +126,14 @@ class _Judging:
         self, lines: Lines, judge: alpaca_eval.Judge, meter: Meter, progress: Progress, on_progress: OnProgress
     ) -> None:
         self._lines, self._judge, self._meter = lines, judge, meter
+        self._most = min(_BATCH, _WAVES * judge.concurrency)
         self._progress, self._on_progress = progress, on_progress
 
     async def judge(self, name: str, pending: Sequence[Answered]) -> None:
         """Everything that one contender has answered."""
         while pending and not self._progress.stopped:
             texts = ("\n".join([one.item.turns[0], one.item.reference[0], one.text()]) for one in pending)
-            if not (count := self._meter.batch(texts, _BATCH)):
+            if not (count := self._meter.batch(texts, self._most)):
                 self._progress.stopped = self._meter.stopped()
                 return
             await self._batch(name, pending[:count])
