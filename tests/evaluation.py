@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,16 @@ def judge(path: Path, base_url: str, **changes: Any) -> Path:
 def prompts(path: Path, *questions: str) -> Path:
     path.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions), encoding="utf-8")
     return path
+
+
+@contextmanager
+def serving(server: JudgingServer, **changes: Any) -> Iterator[JudgingServer]:
+    """A server that runs, with `two.yaml`, `judge.yaml` and `own.jsonl`, three prompts, in this folder."""
+    with server:
+        mixture(Path("two.yaml"), server.base_url, **changes)
+        judge(Path("judge.yaml"), server.base_url)
+        prompts(Path("own.jsonl"), "Why?", "What?", "Who?")
+        yield server
 
 
 def evaluate(*arguments: str, benchmark: str = "own.jsonl") -> int:

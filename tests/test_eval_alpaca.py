@@ -15,17 +15,15 @@ from moa_graph.eval.alpaca_eval import JudgeError
 from moa_graph.eval.alpaca_judging import judge_of
 from moa_graph.eval.alpaca_usage import NOTHING, whole
 from moa_graph.eval.score import score
-from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, lines, mixture, serving, with_data
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgingServer]:
-    """With `two.yaml` and `judge.yaml` beside it; the package that judges is taken to be installed."""
+    """The package that judges is taken to be installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_module, "find_spec", lambda _: True)
-    with JudgingServer() as server:
-        mixture(Path("two.yaml"), server.base_url)
-        judge(Path("judge.yaml"), server.base_url)
+    with serving(JudgingServer()) as server:
         yield server
 
 

@@ -10,17 +10,14 @@ import pytest
 
 from moa_graph.cli import run
 from moa_graph.eval.analyses import front
-from tests.evaluation import JudgingServer, evaluate, judge, mixture, prompts
+from tests.evaluation import JudgingServer, evaluate, mixture, serving
 from tests.server import Behaviour
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgingServer]:
     monkeypatch.chdir(tmp_path)
-    with JudgingServer() as server:
-        mixture(Path("two.yaml"), server.base_url, layers=3)
-        judge(Path("judge.yaml"), server.base_url)
-        prompts(Path("own.jsonl"), "Why?", "What?", "Who?")
+    with serving(JudgingServer(), layers=3) as server:
         yield server
 
 

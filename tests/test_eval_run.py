@@ -17,7 +17,7 @@ from moa_graph import local as embedded
 from moa_graph.cli import run
 from moa_graph.eval.generate import Progress, seed_of, spread
 from moa_graph.eval.score import interval, kinds, score
-from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, prompts, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, serving, with_data
 from tests.server import Behaviour
 
 ROOT = Path(__file__).parents[1]
@@ -31,11 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(folder: None) -> Iterator[JudgingServer]:
-    """With `two.yaml`, `judge.yaml` and `own.jsonl`, three prompts, beside it."""
-    with JudgingServer() as server:
-        mixture(Path("two.yaml"), server.base_url)
-        judge(Path("judge.yaml"), server.base_url)
-        prompts(Path("own.jsonl"), "Why?", "What?", "Who?")
+    with serving(JudgingServer()) as server:
         yield server
 
 

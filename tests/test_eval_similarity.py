@@ -18,7 +18,7 @@ from moa_graph.eval.proposals import aggregations, digest, items_of
 from moa_graph.eval.store import RunDirectory
 from moa_graph.eval.uptake import uptake
 from tests.eval.published import needs_extra
-from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, prompts, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, lines, mixture, serving, with_data
 from tests.server import Behaviour
 
 pytestmark = needs_extra
@@ -40,13 +40,10 @@ class GradingServer(JudgingServer):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgingServer]:
-    """With `two.yaml`, `judge.yaml` and `own.jsonl`, three prompts that are answered, beside it."""
+    """The three prompts are answered by script; the package that judges AlpacaEval is taken to be installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_module, "find_spec", lambda _: True)
-    with GradingServer() as server:
-        mixture(Path("two.yaml"), server.base_url)
-        judge(Path("judge.yaml"), server.base_url)
-        prompts(Path("own.jsonl"), "Why?", "What?", "Who?")
+    with serving(GradingServer()) as server:
         for name, text in {"a": "one two three", "b": "red green blue", "c": "red green blue it is"}.items():
             server.script(name, Behaviour(text=text))
         yield server
