@@ -1,6 +1,5 @@
 """AlpacaEval within `moa eval`: answers kept, judged by alpaca_eval, scored as the leaderboard scores."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from moa_graph.eval.alpaca_eval import JudgeError
 from moa_graph.eval.alpaca_judging import judge_of
 from moa_graph.eval.alpaca_usage import NOTHING, whole
 from moa_graph.eval.score import score
-from tests.evaluation import DATA, JudgingServer, evaluate, lines, mixture, serving, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, serving, with_data
 
 
 @pytest.fixture
@@ -57,11 +56,8 @@ class Annotator:
 
 def priced(server: JudgingServer) -> None:
     """$0.1 for a judgement, nothing for an answer."""
-    prices = {"judge": {"input": 100, "output": 0}, **{name: {"input": 0, "output": 0} for name in "abc"}}
-    mixture(Path("two.yaml"), server.base_url, prices=prices)
-    model = {"model": "openai:judge", "base_url": server.base_url}
-    described = {"proposers": [model], "aggregator": model, "layers": 1, "prices": prices}
-    Path("judge.yaml").write_text(json.dumps(described), encoding="utf-8")
+    mixture(Path("two.yaml"), server.base_url, prices={name: {"input": 0, "output": 0} for name in "abc"})
+    judge(Path("judge.yaml"), server.base_url, prices={"judge": {"input": 100, "output": 0}})
 
 
 ARGUMENTS = ["--no-singles", "--data-dir", str(DATA), "-n", "5"]
