@@ -248,6 +248,11 @@ class Asking:
         reason = str(said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason") or "").lower()
         return "" if reason in _WHOLE else "length" if reason in _LENGTH else reason
 
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer."""
+        return self._answer is not None
+
     def told(self) -> bool:
         """Whether the tokens of all that was asked are known: of a model that answered, and has said how many."""
         if self._within or self._used.lost:

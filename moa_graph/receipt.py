@@ -124,9 +124,16 @@ def receipt(
         seconds=round(sum(layer["seconds"] for layer in layers) + final["seconds"], 3) if seconds is None else seconds,
         critical_path_seconds=round(path, 3),
         stopped=stopped,
-        decisions=list(decisions),
+        decisions=[_as_of(decision, run) for decision in decisions],
         seed=seed,
     )
+
+
+def _as_of(decision: Decision, run: str) -> Decision:
+    """A decision, whose call was made in an earlier run where it was."""
+    if "call" not in decision or decision["run"] == run:
+        return decision
+    return {**decision, "call": {**decision["call"], "resumed": True}}
 
 
 def final_call(status: str, model: str = "") -> Call:

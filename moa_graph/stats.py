@@ -20,10 +20,10 @@ read; `MOA_GRAPH_STATS=text`: questions and answers are kept too, otherwise no t
       seconds                   wall time
       question, answer          NULL, unless MOA_GRAPH_STATS is text
 
-    calls                       one row for each proposer of each layer, and one for the final model
+    calls                       one row for each proposer of each layer, each step that asked a model, the final model
       run                       the run's id
       layer                     1, 2, …; the final model's is the last
-      role                      proposer, final
+      role                      proposer, final; of a step route, select, critique, stop; aggregator: a window
       proposer                  its name
       model                     the model that answered, as its provider reports it
       asked                     the model that was asked; NULL: unknown
@@ -113,7 +113,8 @@ _MODELS: Final = f"""
 _USUAL: Final = """
     SELECT avg(output_tokens) FROM (
         SELECT output_tokens FROM calls
-        WHERE coalesce(asked, model) = ? AND status = 'ok' AND NOT cached AND NOT resumed
+        WHERE coalesce(asked, model) = ? AND role IN ('proposer', 'final') AND status = 'ok'
+            AND NOT cached AND NOT resumed
             AND output_tokens IS NOT NULL
         ORDER BY run DESC LIMIT ?
     )"""
@@ -317,12 +318,14 @@ def _utc(when: datetime) -> str:
 
 
 def _asked(graph: Any) -> dict[tuple[int, str], str]:
-    """The models that a mixture asks, by layer and name; in layer 0 the final model's first choice."""
+    """The models that a mixture asks, by layer and name, a step's being its kind; in layer 0 what is behind the layers:
+    the final model's first choice, and windows.
+    """
     if graph is None:
         return {}
     layers = [layer for _, layer in graph.get_subgraphs() if hasattr(layer, "slots")]
-    seats = {(layer.layer, name): layer.nodes[name] for layer in layers for name in layer.slots}
-    seats |= {(0, name): node for name, node in graph.nodes.items() if name == "final"}
+    seats = {(layer.layer, name): node for layer in layers for name, node in layer.nodes.items()}
+    seats |= {(0, name): node for name, node in graph.nodes.items()}
     said = {seat: node.metadata or {} for seat, node in seats.items()}
     return {seat: metadata["moa_model"] for seat, metadata in said.items() if "moa_model" in metadata}
 
@@ -333,6 +336,11 @@ def _calls(receipt: "Receipt", asked: Mapping[tuple[int, str], str]) -> Iterator
         for call in layer["proposals"]:
             if not _is_written(call):
                 yield _row(layer["layer"], "proposer", call, asked.get((layer["layer"], call["proposer"])))
+    for decision in receipt.get("decisions") or ():
+        if "call" in decision:
+            step: Any = decision["call"]
+            place = (0, step["proposer"]) if "part" in decision else (decision["layer"], decision["step"])
+            yield _row(decision["layer"], decision["step"], step, None if step["error"] else asked.get(place))
     if receipt["final"]["status"] != "unasked" and not _is_written(receipt["final"]):
         final, last = receipt["final"], len(receipt["layers"]) + 1
         first = None if final["error"] else asked.get((0, "final"))  # else another than the first choice answered

@@ -188,7 +188,8 @@ class Asked:
         cached = all(ask.cached for ask in asked)
         used = [Counter(ask.usage) for ask in asked if cached or not ask.cached]
         call = Call(
-            proposer=self._seat.name, model=asked[-1].model, status="ok", attempts=sum(ask.made for ask in asked),
+            proposer=self._seat.name, model=asked[-1].model,
+            status="ok" if any(ask.answered for ask in asked) else "error", attempts=sum(ask.made for ask in asked),
             calls=sum(ask.calls for ask in asked), seconds=round(time.monotonic() - self._began, 3),
             usage=dict(sum(used, Counter[str]())), cost_usd=None, tflops=None, error=None, cached=cached, resumed=False,
         )  # fmt: skip

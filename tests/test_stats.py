@@ -18,7 +18,7 @@ from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from moa_graph import FinalError, LayerPolicy, QuorumError, create_moa, stats
+from moa_graph import Critique, FinalError, Layer, LayerPolicy, QuorumError, Sequential, TopK, create_moa, stats
 from moa_graph.errors import MoAConfigError, MoAError
 from moa_graph.stats import Store, place, record, setting, usual_output
 from moa_graph.testing import Answer, ScriptedChatModel, bad_request
@@ -90,6 +90,42 @@ async def test_a_run_is_a_row_and_so_is_each_call():
     ]
     [[at]] = rows("SELECT at FROM runs")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", at)
+
+
+async def test_what_a_step_asked_is_a_row_too():
+    """Of the calls in a run none is missing: a judge's, a window's; how long verdicts are says nothing of answers."""
+    pick, critic = TopK(3, model("judge", "[1, 2, 4]")), Critique(model("critic"))
+    layer = Layer([model(name) for name in "abde"], select=pick, critique=critic)
+    moa = create_moa(layer, Sequential(model("c"), window=2), 2)
+    receipt = (await moa.ainvoke(ASK))["messages"][-1].response_metadata["moa"]
+    record(receipt, config="mine", graph=moa)
+    kept = rows("SELECT layer, role, proposer, asked, calls FROM calls WHERE role NOT IN ('proposer', 'final')")
+    assert kept == [
+        (1, "select", "select", "judge", 1), (1, "critique", "critique", "critic", 3),
+        (2, "aggregator", "window_1", "c", 1),
+    ]  # fmt: skip
+    assert rows("SELECT sum(calls), sum(output_tokens) FROM calls") == [(receipt["calls"], receipt["output_tokens"])]
+    assert usual_output(["judge", "critic", "a"]).keys() == {"a"}
+
+
+async def test_what_a_step_asked_in_an_earlier_run_is_not_counted_again():
+    """On a resumed thread the row says so, and its numbers are 0."""
+    layer = Layer([model("a"), model("b")], select=TopK(1, model("judge", "[1]")))
+    moa = create_moa(layer, model("c", bad_request(), "So."), 2, checkpointer=InMemorySaver())
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(FinalError) as failed:
+        await moa.ainvoke(ASK, thread)
+    record(None, config="mine", error=failed.value, graph=moa)
+    record((await moa.ainvoke(None, thread))["messages"][-1].response_metadata["moa"], config="mine", graph=moa)
+    assert rows("SELECT run, calls, resumed FROM calls WHERE role = 'select'") == [(1, 1, 0), (2, 0, 1)]
+
+
+async def test_a_judge_that_fails_is_a_failed_call():
+    """Whether or not the mixture goes on without it."""
+    layer = Layer([model("a"), model("b")], select=TopK(1, model("judge", bad_request()), otherwise="all"))
+    moa = create_moa(layer, model("c"), 2)
+    record((await moa.ainvoke(ASK))["messages"][-1].response_metadata["moa"], config="mine", graph=moa)
+    assert rows("SELECT status, asked FROM calls WHERE role = 'select'") == [("error", "judge")]
 
 
 def test_what_is_unknown_is_null():
