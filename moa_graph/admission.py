@@ -4,7 +4,7 @@ A layer is asked where there is enough for all of it, its steps too. Its answers
 what a step takes is looked at again before it asks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,6 @@ from moa_graph.reading import (
     about_answers,
     about_decision,
     about_reference,
-    about_synthesis,
     asked,
     expected,
     expected_of_step,
@@ -52,8 +51,10 @@ class Terms(NamedTuple):
     prompt: Prompt
     stream: bool
     steps: Steps
-    windows: int = 1
-    """How often the final model is asked, each time with its part of the answers."""
+    parts: Callable[[int], Sequence[tuple[int, int]]] | None = None
+    """Which of so many answers each window reads, from and to, where the final model reads them window by window."""
+    keep: int = 1
+    """What the last `keep` windows have made of theirs is read by the next one."""
 
 
 def read_on(state: State, layer: int) -> list[Proposal]:
@@ -153,30 +154,30 @@ def _of_steps(steps: Steps, state: State, answers: Sequence[int]) -> Amount:
     return Amount.sum([*chain.from_iterable(calls)])
 
 
-def _at_end(terms: Terms, state: State, more: int = 0) -> Amount:
-    """What the final model is expected to take; nothing where none is asked. `more`: as in `expected`."""
-    if not terms.finals:
-        return Amount()
-    if terms.windows == 1:
-        return expected(terms.finals[0], state, more)
-    part = (about_synthesis(state) + more) // terms.windows
-    seat = terms.finals[0]
-    return Amount.sum([expected(seat, {**state, "synthesis": ""}, part + likely_answer(seat))] * terms.windows)
-
-
 def _rest(state: State, terms: Terms) -> Amount:
     """What the layers behind this one, and the final model, are expected to take."""
     bare = {**state, "synthesis": ""}  # each reads the answers of the layer before it, and no others
-    *read, last = [_read(terms.prompt, group) for group in (Group(terms.panel, terms.steps), *terms.later)]
+    *before, last = [_answers(group) for group in (Group(terms.panel, terms.steps), *terms.later)]
+    read = [about_answers(terms.prompt, answers) for answers in before]
     layers = [expected(seat, bare, more) for more, group in zip(read, terms.later, strict=True) for seat in group.panel]
     steps = [_of_steps(group.steps, state, [*map(likely_answer, group.panel)]) for group in terms.later]
     return Amount.sum([*layers, *steps, _at_end(terms, bare, last)])
 
 
-def _read(prompt: Prompt, group: Group) -> int:
-    """Tokens that the answers of a layer are expected to take as references."""
+def _at_end(terms: Terms, bare: State, answers: Sequence[int]) -> Amount:
+    """What the final model is expected to take that reads `answers` of so many tokens; nothing where none is asked."""
+    if not terms.finals:
+        return Amount()
+    seat, made = terms.finals[0], likely_answer(terms.finals[0])
+    parts = terms.parts(len(answers)) if terms.parts else [(0, len(answers))]
+    shown = ([*[made] * min(k, terms.keep), *answers[slice(*part)]] for k, part in enumerate(parts))
+    return Amount.sum([expected(seat, bare, about_answers(terms.prompt, each)) for each in shown])
+
+
+def _answers(group: Group) -> list[int]:
+    """Tokens of each answer of a layer that are expected to be read on."""
     answers = [*map(likely_answer, group.panel)]
     if critic := group.steps.get("critique", (None, None))[1]:
         made = about_decision("critique", 0, answers, critic.model.parameters.get("max_tokens"))
         answers = [said + more for said, (_, more) in zip(answers, made, strict=True)]
-    return about_answers(prompt, answers)
+    return answers

@@ -96,7 +96,7 @@ def create_moa(
 
     moa = StateGraph(WindowsState if windows else MoAState, input_schema=MessagesState, output_schema=MoAOutput)
     for i, (panel, taken) in enumerate(groups, 1):
-        terms = Terms(panel, groups[i:], finals, said, stream_proposers, taken, len(windows) + 1)
+        terms = Terms(panel, groups[i:], finals, said, stream_proposers, taken, *_by_windows(family))
         moa.add_node(f"layer_{i}", _layer(terms, InnerLayerOutput, cache=cache, name=f"layer_{i}"))
     for window_, reads in windows.items():
         moa.add_node(window_, reads, metadata=_metadata("window", last, finals[0]))
@@ -223,6 +223,10 @@ def _windows(family: Aggregator, writer: Writer, groups: Sequence[Group]) -> dic
         return {}
     numbers = range(1, len(family.parts(len(groups[-1].panel))))
     return {f"window_{k}": window(family, writer, len(groups) + 1, k) for k in numbers}
+
+
+def _by_windows(family: Aggregator) -> tuple[Callable[[int], Sequence[tuple[int, int]]] | None, int]:
+    return (family.parts, family.keep) if isinstance(family, Sequential) else (None, 1)
 
 
 def _final(family: Aggregator, writer: Writer, windows: Sized, layer: int, policy: LayerPolicy) -> Node:

@@ -334,6 +334,20 @@ async def test_a_budget_expects_that_references_are_made_to_fit(monkeypatch: Any
         await run(built(described(Budget(tokens=whole - 1, shared=True), **changes)))
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+async def test_a_budget_expects_of_windows_what_an_estimate_does(monkeypatch: Any, tmp_path: Any, keep: int) -> None:
+    """Each reads its part of the answers, and what those before it made of theirs."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    windows = {"sequential": {"model": "openai:c", "window": 3, "keep": keep}}
+    changes: dict[str, Any] = {"proposers": [{"model": "openai:a", "samples": 8}], "aggregator": windows, "layers": 2}
+    estimated = described(**changes).estimate("Why is the sky blue?")
+    whole = estimated["input_tokens"] + estimated["output_tokens"]
+    bound = described(Budget(tokens=whole, shared=True), **changes)
+    assert receipt_of(await run(built(bound)))["calls"] == estimated["calls"]
+    with pytest.raises(BudgetExceededError, match="from layer 1 on"):
+        await run(built(described(Budget(tokens=whole - 1, shared=True), **changes)))
+
+
 MANY = [{"model": "openai:a", "samples": 6}]
 
 
