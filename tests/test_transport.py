@@ -130,7 +130,7 @@ def test_two_graphs_share_one_model(model: Any, server: RecordingServer) -> None
 def test_a_loops_connections_are_closed_with_it(model: Any, server: RecordingServer, way: str) -> None:
     """When `asyncio.run` returns, no connection it opened is left."""
     WAYS[way](create_moa([model], model, 2))
-    asyncio.run(server.until(lambda: server.open_connections == 0, timeout=30))
+    asyncio.run(server.until(lambda: server.open_connections == 0, timeout=5))
 
 
 async def test_connections_are_reused_within_a_loop(server: RecordingServer) -> None:
