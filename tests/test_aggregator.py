@@ -472,11 +472,12 @@ def test_the_picture_says_how_it_ends(family: Any, said: str) -> None:
 
 
 @pytest.mark.skipif(not local.available(), reason='needs pip install "moa-graph[local]"')
+@pytest.mark.timeout(600)
 def test_each_runs_on_the_embedded_model() -> None:
     """The judges give a number that is there; what comes out is an answer of the panel's."""
     small = Proposer("local:smollm2", name="luna", samples=3, max_tokens=24)
     for family in (Rank("local:smollm2"), Consistent("local:smollm2"), Vote(r"(\w+)")):
-        out = create_moa([small], family, 2, policy=LayerPolicy(timeout=60)).invoke(ASK)
+        out = create_moa([small], family, 2, policy=LayerPolicy(timeout=200)).invoke(ASK)
         assert out["messages"][-1].text in [p["content"] for p in out["proposals"]]
     local.close()
 
@@ -676,7 +677,7 @@ def test_windows_run_on_the_embedded_model() -> None:
     """Eight samples through a window of three."""
     small = Proposer("local:smollm2", name="luna", samples=8, max_tokens=24)
     last = Proposer("local:smollm2", max_tokens=24)
-    message = create_moa([small], Sequential(last, 3), 2, policy=LayerPolicy(timeout=60)).invoke(ASK)["messages"][-1]
+    message = create_moa([small], Sequential(last, 3), 2, policy=LayerPolicy(timeout=100)).invoke(ASK)["messages"][-1]
     assert message.text
     assert message.response_metadata["moa"]["calls"] == 8 + 4
     local.close()

@@ -70,7 +70,7 @@ def test_the_known_list_is_used(server: RecordingServer) -> None:
 def test_what_a_failure_costs(answers: list[Any], cost: float | None) -> None:
     """A refused call costs nothing, an answer without text what it used, a cut or lost one nobody knows what."""
     a, b = (Proposer(model(n, *given), name=n, price=Price(1.5, 10)) for n, given in (("a", answers), ("b", [])))
-    policy = LayerPolicy(grace=0.05, retries=1)
+    policy = LayerPolicy(grace=0.5, retries=1)
     made = receipt(a, b, policy=policy)
     assert made["layers"][0]["proposals"][0]["cost_usd"] == cost
     assert made["cost_usd"] == (None if cost is None else pytest.approx(0.0115 + cost))

@@ -71,7 +71,7 @@ async def test_an_answer_has_seconds_and_tokens():
 async def test_failed_and_cut_say_why():
     """Who failed is told with the reason, who was cut with the seconds."""
     panel = [model("a"), model("b", bad_request()), model("d", Answer("late", stall_after=0))]
-    tree, _ = await ran(create_moa(panel, model("c"), 2, policy=LayerPolicy(grace=0.05)))
+    tree, _ = await ran(create_moa(panel, model("c"), 2, policy=LayerPolicy(grace=0.5)))
     assert lines(tree)[2:4] == ["├─ ✗ b  BadRequestError: scripted: bad request (# s)", "└─ - d  cut after # s"]
 
 

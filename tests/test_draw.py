@@ -42,7 +42,7 @@ def scripted(name: str, *answers: Any) -> Proposer:
 def faulty(**more: Any) -> Any:
     """A mixture in which one answers, one fails and one is cut."""
     panel = [scripted("zoe"), scripted("bob", bad_request()), scripted("ann", Answer("x", stall_after=0))]
-    return create_moa(panel, scripted("last"), 2, policy=LayerPolicy(grace=0.05), **more)
+    return create_moa(panel, scripted("last"), 2, policy=LayerPolicy(grace=0.5), **more)
 
 
 def around(moa: Any, *, twice: bool = False) -> Any:

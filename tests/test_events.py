@@ -54,7 +54,7 @@ async def test_a_run_tells_what_happens_in_order(way: str) -> None:
 async def test_events_are_what_their_types_say(way: str) -> None:
     """Every event passes the check of the published types, in a run with a failure, a cut and a fallback."""
     panel = [model("a"), model("b", bad_request()), model("d", HANG)]
-    moa = create_moa(panel, [model("e", bad_request()), model("c")], 2, policy=LayerPolicy(grace=0.05))
+    moa = create_moa(panel, [model("e", bad_request()), model("c")], 2, policy=LayerPolicy(grace=0.5))
     events = await streamed(moa, way)
     for event in events:
         CHECK.validate_python(event, strict=True)

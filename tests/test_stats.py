@@ -77,7 +77,7 @@ def made(*calls: Any, **changes: Any) -> Any:
 async def test_a_run_is_a_row_and_so_is_each_call():
     """What the receipt of a run tells stands in the two tables, for proposers that failed or were cut as well."""
     panel = [model("a"), model("b", bad_request()), model("d", Answer("late", stall_after=0))]
-    moa = create_moa(panel, model("c"), 2, policy=LayerPolicy(grace=0.05))
+    moa = create_moa(panel, model("c"), 2, policy=LayerPolicy(grace=0.5))
     receipt = (await moa.ainvoke(ASK))["messages"][-1].response_metadata["moa"]
     record(receipt, config="mine", graph=moa)
     [run] = rows("SELECT id, config, status, error, calls, input_tokens, output_tokens, seconds FROM runs")
