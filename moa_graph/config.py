@@ -352,7 +352,6 @@ class MoAConfig(StepsConfig):
             config._budget()
             config._layers()
             config._aggregator(lambda model: model)
-            config._check_prices()
         except MoAConfigError as error:
             raise MoAConfigError(f"{source}: {error}") from error
         return config
@@ -487,21 +486,6 @@ class MoAConfig(StepsConfig):
 
     def _own_prices(self) -> dict[str, Price]:
         return read_prices(self.prices, folder=Path(), where="prices") if self.prices else {}
-
-    def _check_prices(self) -> None:
-        """Raises MoAConfigError for a price that stands in the mixture itself, of a model that it does not have."""
-        if isinstance(self.prices, str):
-            return
-        steps = [getattr(layer, kind) for layer in self._layers() for kind in KINDS]
-        asked = {str(one.model) for one in self.models()} | {getattr(step, "embed", None) or "" for step in steps}
-        valid = {name for model in asked for name in (model, model.partition(":")[2]) if name}
-        for name in self.prices:
-            if name not in valid:
-                near = difflib.get_close_matches(name, sorted(valid), 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise MoAConfigError(
-                    f"prices.{name}: no model of this mixture; {hint}one of {', '.join(sorted(asked - {''}))}"
-                )
 
     def _proposers(self, stand_in: StandIn | None) -> Any:
         """Layers; or one panel for all of them, a plain list where nothing happens in it beside proposing."""
