@@ -266,14 +266,14 @@ def users_prices() -> Mapping[str, Price]:
     return _kept(path, where, optional=not named)
 
 
-def _kept(path: Path, where: str, *, optional: bool = False) -> Mapping[str, Price]:
+def _kept(path: Path, where: str, *, optional: bool = False, instead: str = "") -> Mapping[str, Price]:
     """The prices in a file, which is read once for each state of it; none where it is `optional` and not there."""
     try:
         state = path.stat()
     except OSError as error:
         if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
-        raise _unreadable(where, error) from error
+        raise _unreadable(where, error, instead) from error
     return _as_of(path, where, state.st_mtime_ns, state.st_size)
 
 
@@ -292,7 +292,7 @@ def read_prices(given: str | Mapping[str, Any], *, folder: Path, where: str) -> 
         if given in TABLES:
             return dict(TABLES[given])
         path = folder / Path(given).expanduser()
-        return dict(_kept(path, f"{where}: {path}"))
+        return dict(_kept(path, f"{where}: {path}", instead=f", or one of {', '.join(sorted(TABLES))}"))
     if not isinstance(given, Mapping):
         raise MoAConfigError(f"{where}: {given!r} is no mapping: write model: {{input: 0.5, output: 1.5}}")
     return {_model(name, where): _price(price, f"{where}: {name}") for name, price in given.items()}
@@ -308,11 +308,9 @@ def _from_file(path: Path, where: str) -> dict[str, Price]:
     return read_prices({} if data is None else data, folder=path.parent, where=where)
 
 
-def _unreadable(where: str, error: Exception) -> MoAConfigError:
+def _unreadable(where: str, error: Exception, instead: str = "") -> MoAConfigError:
     why = getattr(error, "strerror", None) or "not UTF-8 text"
-    return MoAConfigError(
-        f"{where}: cannot be read ({why}); give a YAML file with prices, or one of {', '.join(sorted(TABLES))}"
-    )
+    return MoAConfigError(f"{where}: cannot be read ({why}); give a YAML file with prices{instead}")
 
 
 def _model(name: Any, where: str) -> str:

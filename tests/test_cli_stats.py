@@ -204,7 +204,7 @@ def test_nothing_is_kept_yet(moa: Moa):
     for options, out in (((), ""), (("--json",), '{"runs": 0, "models": []}\n')):
         ran = moa("stats", *options)
         assert (ran.code, ran.out) == (0, out)
-        assert ran.err == f"no run is kept yet: moa ask and moa chat keep theirs in {place()}\n"
+        assert ran.err == f"no run is kept yet: moa ask, moa chat and moa compare keep theirs in {place()}\n"
     assert not place().parent.parent.exists()
 
 

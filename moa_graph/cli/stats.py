@@ -60,7 +60,7 @@ def stats(
     if kept == "off" or not store.path.exists():
         if as_json:
             write('{"runs": 0, "models": []}\n')
-        none = f"no run is kept yet: moa ask and moa chat keep theirs in {store.path}"
+        none = f"no run is kept yet: moa ask, moa chat and moa compare keep theirs in {store.path}"
         say(f"{SETTING} is off: no run is kept, and none is read" if kept == "off" else none)
         return
     totals, models = _read(store, days, config)
