@@ -126,22 +126,37 @@ def test_what_inspect_ai_refuses_leaves_nothing(
     assert [path.name for path in Path("out").iterdir()] == ["lock"]
 
 
+MORE = """
+@task
+def many(n): return questions()
+
+@task
+def unscored(): return Task(dataset=[Sample(input="Why?")])
+
+@task
+def broken(): raise RuntimeError("no data")
+"""
+
+
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("given", "code", "why"),
     [
-        (["no-such.py"], "no-such.py: inspect_ai finds no task there: give a registered name, FILE.py or FILE.py@TASK"),
-        (["tasks.py@nothing"], "inspect_ai, tasks.py@nothing: Task named 'nothing' not found"),
-        (["tasks.py@many"], "many() missing 1 required positional argument: 'n' (-T KEY=VALUE gives a parameter)"),
-        (["tasks.py@questions", "-T", "k=1"], "-T k: tasks.py@questions has no such parameter; it has word"),
+        ("none.py", 2, "none.py: inspect_ai finds no task there: give a registered name, FILE.py or FILE.py@TASK"),
+        ("wrong.py@any", 2, "wrong.py is no Python: invalid syntax (wrong.py, line 1)"),
+        ("more.py@nothing", 2, "inspect_ai, more.py@nothing: Task named 'nothing' not found"),
+        ("more.py@many", 2, "many() missing 1 required positional argument: 'n' (-T KEY=VALUE gives a parameter)"),
+        ("tasks.py@questions -T k=1", 2, "-T k: tasks.py@questions has no such parameter; it has word"),
+        ("more.py@unscored", 2, "unscored has no scorer, so there is nothing to compare: give it one"),
+        ("more.py@broken", 1, "more.py@broken cannot be loaded: RuntimeError: no data"),
     ],
 )
 def test_a_task_that_cannot_be_loaded(
-    two: Path, given: list[str], why: str, capsys: pytest.CaptureFixture[str]
+    two: Path, given: str, code: int, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is wrong is one line, and nothing is written."""
-    with Path("tasks.py").open("a", encoding="utf-8") as file:
-        file.write("\n@task\ndef many(n): return questions()\n")
-    assert by_inspect(*given) == 2
+    Path("wrong.py").write_text("import (", encoding="utf-8")
+    Path("more.py").write_text(TASKS + MORE, encoding="utf-8")
+    assert by_inspect(*given.split()) == code
     assert why in capsys.readouterr().err
     assert not Path("out").exists()
 

@@ -24,9 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("similarity")(similarity.similarity)
-analyses.register(app)
-
 _STAGES = ("generate", "judge", "score")
 _ENGINES = ("moa", "inspect")
 _VARIATIONS = ("proposers", "roles", "ranker", "layers")
@@ -277,3 +274,7 @@ def _raise_for(ended: "Sequence[Progress]") -> None:
                 "--retry-unreadable asks again, a new directory with another --judge somebody else"
             )
         raise_for(progress)
+
+
+app.command("similarity")(similarity.similarity)
+analyses.register(app)

@@ -1,5 +1,6 @@
 """A task of inspect_ai: the file that it is in, what it is called with, and the samples that it asks."""
 
+import ast
 import contextlib
 import hashlib
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moa_graph.errors import MoAConfigError, clean
+from moa_graph.errors import MoAConfigError, MoAError, clean, describe
 from moa_graph.eval.inspect_logs import item_of
 from moa_graph.eval.items import Item
 
@@ -16,10 +17,13 @@ __all__ = ["arguments", "digest", "errors_of", "items_of"]
 
 def digest(task: str) -> str | None:
     """Of the file that a task is in; `None`: it is in none, as a registered one."""
-    for place in (task, task.rpartition("@")[0]):
-        if Path(place).is_file():
-            return hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    return None
+    file = _file(task)
+    return file and hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _file(task: str) -> Path | None:
+    places = map(Path, (task, task.rpartition("@")[0]))
+    return next((place for place in places if place.is_file()), None)
 
 
 def arguments(given: Sequence[str]) -> dict[str, Any]:
@@ -57,11 +61,14 @@ def items_of(
 ) -> list[Item]:
     """What a task is going to ask, in the order of the files of an evaluation: an epoch is a turn.
 
-    Raises MoAConfigError: there is no such task, or it takes no such parameter.
+    Raises MoAConfigError: there is no such task, it takes no such parameter, it has no scorer; MoAError where its own
+    code fails.
     """
     from inspect_ai._eval.eval import eval_resolve_tasks
+    from inspect_ai._util.error import PrerequisiteError
     from inspect_ai.model import GenerateConfig
 
+    _check_syntax(task)
     with errors_of(task):
         try:
             loaded, _, _ = eval_resolve_tasks(
@@ -70,6 +77,10 @@ def items_of(
             )  # fmt: skip
         except TypeError as error:
             raise MoAConfigError(f"{task}: {clean(str(error))} (-T KEY=VALUE gives a parameter)") from error
+        except (PrerequisiteError, MoAError):
+            raise
+        except Exception as error:
+            raise MoAError(f"{task} cannot be loaded: {describe(error)}") from error
     if not loaded:
         raise MoAConfigError(f"{task}: inspect_ai finds no task there: give a registered name, FILE.py or FILE.py@TASK")
     if unknown := set(args).difference(*(one.task_args for one in loaded)):
@@ -77,11 +88,22 @@ def items_of(
         raise MoAConfigError(f"-T {min(unknown)}: {task} has no such parameter; it has {takes}")
     found: list[Item] = []
     for one in loaded:
+        if not (one.task.scorer or one.task.metrics):
+            raise MoAConfigError(f"{task}: {one.task.name} has no scorer, so there is nothing to compare: give it one")
         name, epochs = one.task.name if len(loaded) > 1 else "", one.task.epochs or 1
         for number, sample in enumerate(list(one.task.dataset)[:limit], 1):
             sample.id = number if sample.id is None else sample.id
             found.append(item_of(sample, name, len(found), epochs))
     return found
+
+
+def _check_syntax(task: str) -> None:
+    """Raises MoAConfigError for a file that is no Python: inspect_ai finds no task in it, and does not say why."""
+    if (file := _file(task)) and file.suffix == ".py":
+        try:
+            ast.parse(file.read_bytes(), file.name)
+        except SyntaxError as error:
+            raise MoAConfigError(f"{file} is no Python: {clean(str(error))}") from error
 
 
 def _parameters(task: Any) -> list[str]:
