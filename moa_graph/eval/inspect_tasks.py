@@ -18,7 +18,7 @@ __all__ = ["arguments", "digest", "errors_of", "items_of"]
 def digest(task: str) -> str | None:
     """Of the file that a task is in; `None`: it is in none, as a registered one."""
     file = _file(task)
-    return file and hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
 
 
 def _file(task: str) -> Path | None:
