@@ -26,7 +26,17 @@ from moa_graph.receipt import Call
 from moa_graph.run import Run
 from moa_graph.steps import Asked, UndecidedError
 
-__all__ = ["JUDGE", "TRIES", "VERDICT_TOKENS", "PairJudge", "Preference", "Verdict", "judge_prompt", "read_verdict"]
+__all__ = [
+    "JUDGE",
+    "TRIES",
+    "VERDICT_TOKENS",
+    "PairJudge",
+    "Preference",
+    "Verdict",
+    "is_embedded",
+    "judge_prompt",
+    "read_verdict",
+]
 
 Verdict = Literal["A", "B", "tie"]
 Side = Literal["first", "second", "tie"]
@@ -164,12 +174,12 @@ def _resolved(given: Proposer) -> tuple[Proposer, Model]:
         return given, made
     if given.temperature is UNSET and "temperature" in made.parameters:
         given = replace(given, temperature=0.0)
-    if given.max_tokens is UNSET and _is_embedded(model):
+    if given.max_tokens is UNSET and is_embedded(model):
         given = replace(given, max_tokens=VERDICT_TOKENS)
     return given, given.resolve("the judge")
 
 
-def _is_embedded(model: str) -> bool:
+def is_embedded(model: str) -> bool:
     """The model that comes with the package does not think, and where it makes no sense it does not stop."""
     provider, _, name = model.partition(":")
     return provider == "local" and not name.endswith(".gguf")

@@ -164,6 +164,7 @@ def test_judge_is_asked_coldly() -> None:
     assert judge_config("openai:gpt-4o").finals[0].temperature == 0
     assert "temperature" not in judge_config("openai:gpt-5").finals[0].model_fields_set
     assert judge_config("local:").depth == 1
+    assert judge_config("local:smollm2").max_tokens < judge_config("local:m.gguf").max_tokens  # it does not stop
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def test_no_reply_of_the_judge_can_be_read(server: JudgingServer, capsys: pytest
     server.script("judge", Behaviour(text="Both are fine."))
     for _ in range(2):
         assert evaluate("-n", "1") == 1
-        assert "none of the 10 replies of the judge could be read" in capsys.readouterr().err.splitlines()[-1]
+        said = capsys.readouterr()
+        assert "none of the 10 replies of the judge could be read" in said.err.splitlines()[-1]
+        assert "\n5 contenders: 10 times the judge gave no verdict\n" in said.out
 
 
 def test_a_judge_that_changed(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +247,7 @@ def test_without_a_score(server: JudgingServer, capsys: pytest.CaptureFixture[st
     assert score(Path("out"))["uncompared"] == said
     out = capsys.readouterr().out
     assert out.index("contender\n") < out.index("too few items") < out.index(said) < out.index("sky")
+    assert "\nopenai:a: 1 time the final model failed: openai:a: " in out
 
 
 def test_kinds_of_errors() -> None:

@@ -271,7 +271,7 @@ def _raise_for(ended: "Sequence[Progress]") -> None:
         if not progress.stopped and progress.unparsed and progress.unparsed == progress.before + progress.done:
             raise MoAError(
                 f"none of the {progress.unparsed:,} replies of the judge could be read; they are kept: "
-                "--retry-unreadable asks again, a new directory with another --judge somebody else"
+                "--retry-unreadable asks again; or give a new directory and another --judge"
             )
         raise_for(progress)
 

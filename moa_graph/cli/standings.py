@@ -1,6 +1,6 @@
 """An evaluation's report on standard output: tables on a terminal, plain columns in a pipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 from rich.table import Table
@@ -88,14 +88,25 @@ def _words(report: Mapping[str, Any]) -> list[str]:
     if unread := sum(one["unparsed"] for one in report["contenders"]):
         again = "" if report["benchmark"].startswith("inspect ") else " (--retry-unreadable asks again)"
         said.append(f"{unread:,} of the judge's replies say no score: they count in no mean{again}.")
-    for one in report["contenders"]:
-        said += [f"{one['name']}: {count} times {why}" for why, count in one["reasons"].items()]
+    said += _failures(report["contenders"])
     if any(one["per_item"]["cost_usd"] is None and one["per_item"]["of"] for one in report["contenders"]):
         said.append("$ ?: the price of a model is unknown (docs/cost.md says how to give one).")
     said.append("calls, tokens out, $, TFLOPs, seconds, first token: per item.")
     if spent := report["spent_usd_at_least"]:
         said.append(f"${dollars(spent)} were spent in all, as far as it is known.")
     return said
+
+
+def _failures(contenders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What went wrong, each kind once, and with whom."""
+    whose: dict[str, dict[str, int]] = {}
+    for one in contenders:
+        for why, count in one["reasons"].items():
+            whose.setdefault(why, {})[one["name"]] = count
+    for why, counts in whose.items():
+        times = sum(counts.values())
+        told = ", ".join(counts) if len(counts) < 4 else f"{len(counts)} contenders"
+        yield f"{told}: {times:,} time{'s' * (times != 1)} {why}"
 
 
 def _length_controlled(name: str, found: Mapping[str, Any]) -> str:

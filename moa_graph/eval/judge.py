@@ -11,10 +11,12 @@ from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, answer, limit
 from moa_graph.eval.items import Item
 from moa_graph.eval.rubric import JUDGED, Ask, Rubric, UnparsedError
 from moa_graph.eval.store import Lines, RunDirectory
+from moa_graph.judging import is_embedded
 
 __all__ = ["ask_each", "built_judge", "judge", "judge_config", "judge_told"]
 
 _MAX_TOKENS: Final = 2048
+_EMBEDDED_TOKENS: Final = 256  # where it makes no sense it does not stop
 
 
 def judge_config(given: str) -> MoAConfig:
@@ -30,7 +32,8 @@ def judge_config(given: str) -> MoAConfig:
     from moa_graph.models import _thinks
 
     one = {"model": given} if _thinks(given, {}) else {"model": given, "temperature": 0.0}
-    return MoAConfig(proposers=[one], aggregator=one, layers=1, max_tokens=_MAX_TOKENS)
+    most = _EMBEDDED_TOKENS if is_embedded(given) else _MAX_TOKENS
+    return MoAConfig(proposers=[one], aggregator=one, layers=1, max_tokens=most)
 
 
 def built_judge(name: str, config: MoAConfig, usd: float | None = None) -> Any:
