@@ -20,8 +20,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import httpx2
-
 from moa_graph.errors import MoAConfigError, clean, describe
 from moa_graph.folders import cache_folder
 
@@ -208,6 +206,8 @@ def _checked(path: Path | None, source: Source, wanted: Path) -> Path:
 
 def _download(url: str, source: Source, path: Path) -> None:
     """Into a file beside it first, so that whoever reads it meanwhile finds all of it or none."""
+    import httpx2
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         body = httpx2.get(url, follow_redirects=True, timeout=_SECONDS).raise_for_status().content
