@@ -222,7 +222,7 @@ def test_before_it_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert run(["eval", "run", *arguments]) == 1
     assert run(["eval", "report", "out"]) == 0
     text = Path("out", "report.html").read_text(encoding="utf-8")
-    assert "<p>Without a score, and so compared with nobody: two.yaml, openai:a, openai:b, single" in text
+    assert "<p>Without a score, and so compared with nobody: two.yaml; openai:a; openai:b; single" in text
 
 
 @with_data

@@ -243,7 +243,7 @@ def test_without_a_score(server: JudgingServer, capsys: pytest.CaptureFixture[st
     Path("own.jsonl").write_text('{"question": "Why?", "category": "sky"}\n')
     server.script("a", Behaviour(status=400))
     assert evaluate() == 1
-    said = "Without a score, and so compared with nobody: openai:a, single-proposer openai:a."
+    said = "Without a score, and so compared with nobody: openai:a; single-proposer openai:a."
     assert score(Path("out"))["uncompared"] == said
     out = capsys.readouterr().out
     assert out.index("contender\n") < out.index("too few items") < out.index(said) < out.index("sky")

@@ -105,7 +105,7 @@ def _failures(contenders: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             whose.setdefault(why, {})[one["name"]] = count
     for why, counts in whose.items():
         times = sum(counts.values())
-        told = ", ".join(counts) if len(counts) < 4 else f"{len(counts)} contenders"
+        told = "; ".join(counts) if len(counts) < 4 else f"{len(counts)} contenders"
         yield f"{told}: {times:,} time{'s' * (times != 1)} {why}"
 
 

@@ -211,7 +211,7 @@ def _uncompared(standings: Mapping[str, Standing]) -> str:
         return ""
     if len(named) == len(standings):
         return "Nobody has a score, so nobody is compared."
-    return f"Without a score, and so compared with nobody: {', '.join(named)}."
+    return f"Without a score, and so compared with nobody: {'; '.join(named)}."
 
 
 def _compared(mixture: Standing, other: Standing, what: str, seed: int) -> dict[str, Any]:
