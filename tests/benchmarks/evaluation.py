@@ -6,13 +6,16 @@ the processor time over that of the same calls by hand: `asyncio.gather` over `A
 `DefaultAioHttpClient`, the last one streamed too, nothing kept. The wall time stands beside it, over the same and over
 the server's own floor. Then: a finished run started again, and the process's memory at the end over that after 200
 items. Each side has a process of its own, and the sides take turns; a ratio is the median of the rounds.
+Where the benchmarks' data are beside this repository: `moa eval score` on a published model's answers to AlpacaEval.
 """
 
 import argparse
 import asyncio
+import gzip
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +27,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from tests.benchmarks.table import Row, report
+from tests.evaluation import DATA
 from tests.server import server_process
 
 LATENCY = 0.05
 AT_ONCE, PROPOSERS, WORDS = 64, 6, 20
-OVER_BY_HAND, AGAIN, FLAT = 1.2, 2.0, 1.05  # limits
+OVER_BY_HAND, AGAIN, SCORED, FLAT = 1.2, 2.0, 5.0, 1.05  # limits
 
 
 class Took(NamedTuple):
@@ -109,6 +113,37 @@ def evaluated(base_url: str, items: int) -> Took:
     return Took(wall, cpu, again, seen[min(200, items // 2)], seen[items])
 
 
+def scored() -> float:
+    """Seconds of `moa eval score`, from its start to its end, on what was judged of a model's 805 answers."""
+    from moa_graph.eval.items import load
+
+    name, items = "gpt-3.5-turbo-1106", load("alpaca-eval", DATA)
+    places = {item.turns[0]: item.id for item in items}
+    about = {"name": name, "kind": "mixture", "of": [], "model": "", "calls": 1, "fingerprint": "", "shape": {}}
+    run = {"format": 1, "benchmark": "alpaca-eval", "seed": 0, "limit": None, "contenders": [about]}
+    sums = ("calls", "input_tokens", "output_tokens", "cost_usd", "tflops_critical", "tflops_total")
+    receipt = {**dict.fromkeys(sums, 1), "final": {"cached": False}, "layers": []}
+    took = {"seconds": 1.0, "first_token": 0.1, "receipt": receipt, "proposals": []}
+    lines: dict[str, list[Any]] = {"items": [item.told() for item in items], "answers": [], "judgements": []}
+    for each in json.loads(gzip.decompress((DATA / f"alpaca_eval/annotations/{name}.json.gz").read_bytes())):
+        key = {"item": places[each["instruction"]], "contender": name, "seed": 0, "turn": 1, "status": "ok"}
+        said = each["preference"]
+        lines["answers"].append({**key, "answer": each["output_2"], **took})
+        lines["judgements"].append({**key, "order": "", "preference": said, "score": 100 * ((said or 1.5) - 1)})
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "run.json").write_text(json.dumps(run), encoding="utf-8")
+        for what, those in lines.items():
+            Path(folder, f"{what}.jsonl").write_text(
+                "".join(json.dumps(each) + "\n" for each in those), encoding="utf-8"
+            )
+        command = [sys.executable, "-m", "moa_graph", "eval", "score", folder, "--data-dir", str(DATA)]
+        began = time.perf_counter()
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - began
+    assert "length-controlled win rate" in ended.stdout
+    return seconds
+
+
 def measured(side: Any, *given: Any) -> Any:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(side, *given).result()
@@ -125,6 +160,8 @@ def main() -> int:
         for _ in range(rounds):
             theirs.append(measured(by_hand, base_url, items))
             ours.append(measured(evaluated, base_url, items))
+    times = [scored() for _ in range(rounds)] if DATA.is_dir() else []
+    scoring = [Row("AlpacaEval's 805 items scored, over 5 s", times, SCORED, 1.0)] if times else []
     floor = items * (PROPOSERS + 1) * LATENCY / AT_ONCE
     said = f"{items} items"
     return report(
@@ -134,6 +171,7 @@ def main() -> int:
             Row(f"{said}: wall time over 64 calls in flight of 50 ms", [x.wall for x in ours], floor),
             Row("the calls by hand over the same", [x.wall for x in theirs], floor),
             Row("a finished run again, over 2 s", [x.again for x in ours], AGAIN, 1.0),
+            *scoring,
             Row(
                 f"memory after {said}, over that after 200", [x.late for x in ours], [x.early for x in ours], FLAT, "KB"
             ),
