@@ -15,7 +15,7 @@ if importlib.util.find_spec("inspect_ai") is None:
 import inspect_ai
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.event import ModelEvent, SpanBeginEvent
-from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
+from inspect_ai.log import EvalConfig, EvalDataset, EvalError, EvalLog, EvalSample, EvalSpec, write_eval_log
 from inspect_ai.model import GenerateConfig, ModelOutput
 from inspect_ai.scorer import Score
 
@@ -25,6 +25,7 @@ from moa_graph.eval import inspect_run
 from moa_graph.eval.contenders import fingerprint
 from moa_graph.eval.inspect_logs import record
 from moa_graph.eval.inspect_model import mixture_named
+from moa_graph.eval.items import Item
 from moa_graph.eval.score import score
 from moa_graph.eval.store import RunDirectory
 from tests.evaluation import judge, lines, mixture
@@ -88,7 +89,7 @@ def test_a_task_compares_and_goes_on(server: RecordingServer, two: Path) -> None
     assert ran.stderr.splitlines()[-1] == "1 0", ran.stderr
     assert "1 answer failed; the same command asks again" in ran.stderr
     assert "top_p is left out" in ran.stderr
-    assert [line.partition(", if")[0] for line in ran.stderr.splitlines() if ", if a sample asks once" in line] == [
+    assert [line.partition(", if")[0] for line in ran.stderr.splitlines() if ", if each sample asks once" in line] == [
         "answers: about 24 calls and $ unknown",
         "answers: about 3 calls and $ unknown",
     ]
@@ -265,6 +266,28 @@ def recorded(path: Path, *samples: EvalSample) -> dict[str, Any]:
     with RunDirectory.working(path / "out", run_of, []) as directory:
         record(directory, {"two.yaml": [log]}, 0)
     return score(path / "out")
+
+
+def test_what_an_interrupted_start_has_in_its_logs_is_not_counted_again(two: Path) -> None:
+    """An estimate is of what is neither in the files nor in inspect_ai's logs; one that failed is asked again."""
+    evaluation = inspect_run.InspectEvaluation("t.py", {"two.yaml": MoAConfig.from_yaml("two.yaml")}, Path("out"))
+    items = [Item(id=name, index=k, turns=["Why?"]) for k, name in enumerate(("one", "two"))]
+    before = evaluation.plan(items)
+    failed = sample(1, "C").model_copy(
+        update={"id": "two", "error": EvalError(message="no", traceback="", traceback_ansi="")}
+    )
+    spec = EvalSpec(
+        created="2026-01-01T00:00:00+00:00",
+        task="asked",
+        model="moa/two.yaml",
+        dataset=EvalDataset(),
+        config=EvalConfig(),
+    )
+    write_eval_log(
+        EvalLog(eval=spec, samples=[sample(1, "C"), failed], status="cancelled"), "out/inspect/2026_asked_1.eval"
+    )
+    after = evaluation.plan(items)
+    assert (before.left - after.left, before.calls - after.calls) == (1, 3)
 
 
 def test_all_calls_of_a_sample_are_counted_and_its_judges_apart(tmp_path: Path, monkeypatch: Any) -> None:

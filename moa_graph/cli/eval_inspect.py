@@ -54,7 +54,7 @@ def evaluate(
     asked, count = len(items), len(evaluation.contenders)
     said = f"{asked} sample{'s' * (asked != 1)} x {count} contender{'s' * (count != 1)}"
     say(f"{task} by inspect_ai: {said}, logs in {out / 'inspect'}")
-    say(planned("answers", plan) + ", if a sample asks once; its scorer's calls are not in it" * bool(plan.left))
+    say(planned("answers", plan) + ", if each sample asks once; what a scorer asks comes on top" * bool(plan.left))
     line, heard = _Shown(), _Heard()
     models = logging.getLogger("moa_graph.eval.inspect_model")
     models.setLevel(logging.WARNING)  # inspect_ai sets that of all others

@@ -15,7 +15,7 @@ from moa_graph.eval.rubric import Answers, Ask
 from moa_graph.eval.store import RunDirectory
 from moa_graph.receipt import known, total
 
-__all__ = ["Inspect", "item_of", "record"]
+__all__ = ["Inspect", "ended", "item_of", "record"]
 
 _WORTH: Final = {"C": 1.0, "CORRECT": 1.0, "P": 0.5, "I": 0.0, "INCORRECT": 0.0, "N": 0.0}
 _COUNTED: Final = (
@@ -39,6 +39,19 @@ class Inspect:
     def parts(self, item: Item, judgement: Mapping[str, Any]) -> Mapping[str, float]:
         own = {item.category: judgement["score"]} if item.category else {}
         return {**own, **judgement["parts"]}
+
+
+def ended(folder: Path) -> set[tuple[str, str, int]]:
+    """Model, item and epoch of what ended well by the logs in a folder, those of interrupted starts too."""
+    from inspect_ai.log import list_eval_logs, read_eval_log, read_eval_log_sample_summaries
+
+    found = set()
+    for log in list_eval_logs(str(folder)) if folder.is_dir() else ():
+        if (head := read_eval_log(log, header_only=True)).status != "started":
+            done = (one for one in read_eval_log_sample_summaries(log) if one.completed and not one.error)
+            keys = [(one, name) for one in done for name in (_id("", one.id), _id(head.eval.task, one.id))]
+            found |= {(head.eval.model, name, one.epoch) for one, name in keys}
+    return found
 
 
 def record(directory: RunDirectory, logs: Mapping[str, Sequence[Any]], seed: int) -> None:

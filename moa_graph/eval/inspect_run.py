@@ -15,7 +15,7 @@ from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError, clean
 from moa_graph.eval.contenders import Contender, contenders, fingerprint, plain
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, built
-from moa_graph.eval.inspect_logs import record
+from moa_graph.eval.inspect_logs import ended, record
 from moa_graph.eval.inspect_tasks import arguments, digest, errors_of, items_of
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import built_judge, judge_config, judge_told
@@ -99,11 +99,14 @@ class InspectEvaluation:
 
     def plan(self, items: Sequence[Item]) -> Plan:
         """What is still going to be asked of these, where a sample asks its model once and the scorer nobody."""
-        lines = Lines(self.out / "answers.jsonl", ANSWER)
+        lines, logs, models = Lines(self.out / "answers.jsonl", ANSWER), ended(self.out / _LOGS), self.models()
 
         def is_done(one: Contender, item: Item) -> bool:
-            keys = [(item.id, one.name, self.seed, epoch) for epoch in range(1, len(item.turns) + 1)]
-            return all(lines.status(key) == "ok" for key in keys)
+            return all(
+                lines.status((item.id, one.name, self.seed, epoch)) == "ok"
+                or (models[one.name], item.id, epoch) in logs
+                for epoch in range(1, len(item.turns) + 1)
+            )
 
         def estimates(one: Contender, item: Item) -> list[Any]:
             text = "\n".join([*(message["content"] for message in item.history), item.turns[0]])
