@@ -15,7 +15,7 @@ from moa_graph.eval.rubric import Answers, Ask
 from moa_graph.eval.store import RunDirectory
 from moa_graph.receipt import known, total
 
-__all__ = ["Inspect", "ended", "item_of", "record"]
+__all__ = ["Inspect", "ended", "id_of", "item_of", "record"]
 
 _WORTH: Final = {"C": 1.0, "CORRECT": 1.0, "P": 0.5, "I": 0.0, "INCORRECT": 0.0, "N": 0.0}
 _COUNTED: Final = (
@@ -41,16 +41,15 @@ class Inspect:
         return {**own, **judgement["parts"]}
 
 
-def ended(folder: Path) -> set[tuple[str, str, int]]:
-    """Model, item and epoch of what ended well by the logs in a folder, those of interrupted starts too."""
+def ended(folder: Path) -> set[tuple[str, str, str, int]]:
+    """Model, task, sample and epoch of what ended well by the logs in a folder, those of interrupted starts too."""
     from inspect_ai.log import list_eval_logs, read_eval_log, read_eval_log_sample_summaries
 
     found = set()
     for log in list_eval_logs(str(folder)) if folder.is_dir() else ():
         if (head := read_eval_log(log, header_only=True)).status != "started":
-            done = (one for one in read_eval_log_sample_summaries(log) if one.completed and not one.error)
-            keys = [(one, name) for one in done for name in (_id("", one.id), _id(head.eval.task, one.id))]
-            found |= {(head.eval.model, name, one.epoch) for one, name in keys}
+            done = [one for one in read_eval_log_sample_summaries(log) if one.completed and not one.error]
+            found |= {(head.eval.model, head.eval.task, str(one.id), one.epoch) for one in done}
     return found
 
 
@@ -66,7 +65,7 @@ def record(directory: RunDirectory, logs: Mapping[str, Sequence[Any]], seed: int
     for contender, heads in logs.items():
         for log in heads:
             epochs, task = log.eval.config.epochs or 1, log.eval.task if several else ""
-            asked = [_id(task, id_) for id_ in log.eval.dataset.sample_ids or ()]
+            asked = [id_of(task, id_) for id_ in log.eval.dataset.sample_ids or ()]
             keys = [(id_, contender, seed, epoch) for id_ in asked for epoch in range(1, epochs + 1)]
             if keys and all(directory.answers.status(key) == "ok" for key in keys):
                 continue
@@ -91,7 +90,8 @@ def _write(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     new.replace(path)
 
 
-def _id(task: str, sample: Any) -> str:
+def id_of(task: str, sample: Any) -> str:
+    """A sample's as an item. task: its name, where there are several."""
     return f"{task}/{sample}" if task else str(sample)
 
 
@@ -103,7 +103,7 @@ def item_of(sample: Any, task: str, index: int, epochs: int) -> Item:
     )
     target = [sample.target] if isinstance(sample.target, str) else list(sample.target)
     return Item(
-        id=_id(task, sample.id), index=index, turns=[said[-1]["content"]] * epochs,
+        id=id_of(task, sample.id), index=index, turns=[said[-1]["content"]] * epochs,
         category=task, reference=[text for text in target if text], history=said[:-1],
     )  # fmt: skip
 

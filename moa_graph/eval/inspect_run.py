@@ -15,7 +15,7 @@ from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError, clean
 from moa_graph.eval.contenders import Contender, contenders, fingerprint, plain
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, built
-from moa_graph.eval.inspect_logs import ended, record
+from moa_graph.eval.inspect_logs import ended, id_of, record
 from moa_graph.eval.inspect_tasks import arguments, digest, errors_of, items_of
 from moa_graph.eval.items import Item
 from moa_graph.eval.judge import built_judge, judge_config, judge_told
@@ -99,7 +99,12 @@ class InspectEvaluation:
 
     def plan(self, items: Sequence[Item]) -> Plan:
         """What is still going to be asked of these, where a sample asks its model once and the scorer nobody."""
-        lines, logs, models = Lines(self.out / "answers.jsonl", ANSWER), ended(self.out / _LOGS), self.models()
+        lines, models = Lines(self.out / "answers.jsonl", ANSWER), self.models()
+        logs = {
+            (model, id_, epoch)
+            for model, task, sample, epoch in ended(self.out / _LOGS)
+            for id_ in (id_of("", sample), id_of(task, sample))
+        }
 
         def is_done(one: Contender, item: Item) -> bool:
             return all(
@@ -128,7 +133,7 @@ class InspectEvaluation:
         """Ask and score what is not there yet. Raises MoAConfigError, and KeyboardInterrupt, which inspect_ai keeps."""
         begun = (self.out / "run.json").exists()
         with RunDirectory.working(self.out, self.described(), []) as directory:
-            progress = Progress("generate", 0, before=_answered(directory))
+            progress = Progress("generate", 0, before=max(_answered(directory), len(ended(self.out / _LOGS))))
             try:
                 heads = self._evaluated(at_once, partial(_watch, progress, on_progress, len(self.contenders)))
             except Exception:
