@@ -18,9 +18,9 @@ Extract = str | Callable[[str], str | None]
 _FIELD: Final = "json:"
 _CHOICES: Final = '"number", "choice", "json:field.path", a regular expression with a group, or a function'
 
-_COMMA = r"(?<![\d.,])(?:0,|(?:\d{1,3}(?:\.\d{3})+|\d+),(?!\d{3}(?!\d)))\d+(?![.,]?\d)"  # 3,14 and 1.234,5
+_COMMA = r"(?<![\d.,])(?:0,|(?:\d{1,3}(?:\.\d{3}){1,12}|\d+),(?!\d{3}(?!\d)))\d+(?![.,]?\d)"  # 3,14 and 1.234,5
 _NUMBER = re.compile(
-    rf"(?:(?<![\w.)\]}}%])[-+])?(?:{_COMMA}|(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)"
+    rf"(?:(?<![\w.)\]}}%])[-+])?(?:{_COMMA}|(?:\d{{1,3}}(?:,\d{{3}}){{1,12}}(?![\d,])|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d{1,3}\b)?"
 )
 _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{(\d+)\}\{(\d+)\}|([-+]?)\b(\d+)\s*/\s*(\d+)\b")
