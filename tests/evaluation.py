@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from moa_graph.cli import run
+from moa_graph.eval.calls import Calls, asking_for
+from moa_graph.eval.store import ANSWER, Lines
 from tests.server import Behaviour, RecordingServer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -69,3 +71,12 @@ def evaluate(*arguments: str, benchmark: str = "own.jsonl") -> int:
 def lines(name: str) -> list[dict[str, Any]]:
     """What is in a file of `out`."""
     return [json.loads(line) for line in Path("out", name).read_text(encoding="utf-8").splitlines()]
+
+
+def unfinished(out: str, usd: float) -> None:
+    """What a process leaves that was killed when a proposer had answered, for so many $, an item that is not there."""
+    answers = Lines(Path(out, "answers.jsonl"), ANSWER)
+    calls = Calls(Path(out, "calls.jsonl"), answers)
+    with asking_for(("an item", "two.yaml", 0, 1)):
+        calls.set({("", "a"): ({"text": "x", "model": "a", "usage": None, "usd": usd}, None)})
+    calls.close()

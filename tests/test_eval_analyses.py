@@ -93,6 +93,17 @@ def test_runs_of_files_without_variations(server: JudgingServer, capsys: pytest.
     ]
 
 
+def test_a_folder_of_data_that_nobody_reads(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says that --data-dir is AlpacaEval's, where a report is of something else; the report is there."""
+    assert evaluate("--vary", "layers") == 0
+    for command in ("score", "layers"):
+        capsys.readouterr()
+        assert run(["eval", command, "out", "--data-dir", "nowhere"]) == 0
+        out, said = capsys.readouterr()
+        assert out.startswith("own.jsonl: 3 items")
+        assert said == "--data-dir is not needed: only AlpacaEval's report reads data, and this is one of own.jsonl\n"
+
+
 def test_what_is_missing(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:
     """One line says what a run has not, and how to get it; runs of other items are not read together."""
     assert evaluate("--no-singles", "--stage", "generate", "-n", "1") == 0

@@ -17,7 +17,7 @@ from moa_graph import local as embedded
 from moa_graph.cli import run
 from moa_graph.eval.generate import Progress, seed_of, spread
 from moa_graph.eval.score import interval, kinds, score
-from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, serving, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, judge, lines, mixture, serving, unfinished, with_data
 from tests.server import Behaviour
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,16 @@ def test_killed_and_started_again(server: JudgingServer) -> None:
     [one] = report["contenders"]
     assert (one["answered"], one["per_item"]["of"]) == (3, 2)  # what took two starts says nothing of cost and time
     assert report["spent_usd_at_least"] == pytest.approx(9 * 0.04)
+
+
+def test_what_was_stopped_is_booked_where_only_judging_goes_on(server: JudgingServer) -> None:
+    """What calls within an unfinished answer cost counts as spent before anything is judged, and in the report."""
+    assert evaluate("-n", "1", "--stage", "generate") == 0
+    unfinished("out", usd=0.25)
+    assert evaluate("-n", "1", "--stage", "judge", "--budget", "0.2") == 2
+    assert asked(server)["judge"] == 0
+    assert evaluate("-n", "1", "--stage", "judge") == 0
+    assert score(Path("out"))["spent_usd_at_least"] == 0.25
 
 
 def test_killed_while_judging(server: JudgingServer) -> None:

@@ -18,7 +18,7 @@ from moa_graph.eval.proposals import aggregations, digest, items_of
 from moa_graph.eval.store import RunDirectory
 from moa_graph.eval.uptake import uptake
 from tests.eval.published import needs_extra
-from tests.evaluation import DATA, JudgingServer, evaluate, lines, mixture, serving, with_data
+from tests.evaluation import DATA, JudgingServer, evaluate, lines, mixture, serving, unfinished, with_data
 from tests.server import Behaviour
 
 pytestmark = needs_extra
@@ -69,6 +69,16 @@ def test_nothing_is_judged_yet(server: JudgingServer, capsys: pytest.CaptureFixt
     assert run(["eval", "similarity", "out"]) == 2
     said = "moa: out: no proposal is judged yet: give --judge MODEL; that takes 12 calls\n"
     assert (capsys.readouterr().err, server.requests) == (said, [])
+
+
+def test_what_was_stopped_counts_as_spent(server: JudgingServer) -> None:
+    """What a process had spent that was killed while it generated is in the total of --budget."""
+    answered(server)
+    unfinished("out", usd=0.25)
+    assert similarity("--budget", "0.2") == 2
+    assert not server.requests
+    assert similarity() == 0
+    assert RunDirectory(Path("out")).spent == 0.25
 
 
 def test_own_prompts(server: JudgingServer, capsys: pytest.CaptureFixture[str]) -> None:

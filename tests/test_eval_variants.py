@@ -63,6 +63,15 @@ def test_roles() -> None:
     assert told(alone[f"moa, proposer {A}"])[1:3] == ([[A, A], [A, A]], C)
 
 
+def test_a_name_alone_makes_no_other_model() -> None:
+    """The final model may propose by a name of its own: whoever is the final one, the panel's shape is the same."""
+    named = MoAConfig(proposers=[{"model": A, "name": "first"}, B], aggregator=A, layers=2)
+    assert told(Contender("moa", "mixture", named)) == (2, [[A, B]], A, "synthesize")
+    assert [told(one)[1:3] for one in added(named, "roles").values()] == [([[A, B]], B)]
+    hot = named.model_copy(update={"proposers": [named.proposers[0].model_copy(update={"temperature": 1.0})]})
+    assert told(Contender("moa", "mixture", hot))[1:3] == ([[f"{A} (first)"]], A)
+
+
 def test_layers_and_ranker() -> None:
     """Fewer layers, down to the final model, who is there already; the ranker at each depth that is asked."""
     assert {name: told(one)[0] for name, one in added(MIXTURE, "layers").items()} == {"moa, 2 layers": 2}

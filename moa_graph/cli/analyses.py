@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from moa_graph.cli.options import DataOption, FolderOption
+from moa_graph.cli.options import DataOption, FolderOption, unneeded
 from moa_graph.cli.tables import aligned, give, printed
 from moa_graph.cli.terminal import safe, say, starting
 from moa_graph.money import dollars
@@ -45,6 +45,7 @@ def _command(name: str) -> Any:
             from moa_graph.eval.gathered import gathered
 
             found = ANALYSES[name](gathered([path.expanduser() for path in directories], data_dir))
+        unneeded(data_dir, found["benchmark"])
         if out is not None:
             from moa_graph.eval.analysis_files import write as written
 

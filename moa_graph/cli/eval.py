@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa_graph.cli import analyses, similarity
-from moa_graph.cli.options import DataOption, RetryOption, announce, usd
+from moa_graph.cli.options import DataOption, RetryOption, announce, unneeded, usd
 from moa_graph.cli.terminal import say, starting, write
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what the judgements come to. Reads the directory alone, and asks nobody."""
-    _report(directory, data_dir, plots, as_json=as_json)
+    unneeded(data_dir, _report(directory, data_dir, plots, as_json=as_json))
 
 
 @app.command()
@@ -248,7 +248,8 @@ def _loaded_for_good() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _report(directory: Path, data_dir: Path | None, plots: Path | None = None, *, as_json: bool) -> None:
+def _report(directory: Path, data_dir: Path | None, plots: Path | None = None, *, as_json: bool) -> str:
+    """Print the report; gives the benchmark that it is of."""
     from moa_graph.eval.score import score as scored
 
     report = scored(directory.expanduser(), data_dir)
@@ -260,6 +261,7 @@ def _report(directory: Path, data_dir: Path | None, plots: Path | None = None, *
     from moa_graph.cli.tables import give
 
     give(report, show, as_json=as_json)
+    return str(report["benchmark"])
 
 
 def _raise_for(ended: "Sequence[Progress]") -> None:

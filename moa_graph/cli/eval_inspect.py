@@ -28,7 +28,7 @@ def evaluate(
     singles: bool,
     at_once: int,
     args: Sequence[str],
-    report: Callable[[], None],
+    report: Callable[[], object],
     refused: Mapping[str, Any],
 ) -> None:
     """Ask and score what is not there yet, and `report`. Raises MoAConfigError; MoAError where a sample failed.

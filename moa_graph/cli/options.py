@@ -21,6 +21,7 @@ __all__ = [
     "asked_for",
     "cache_on_disk",
     "chosen",
+    "unneeded",
     "usd",
     "whole",
 ]
@@ -103,6 +104,14 @@ def chosen(config: str | None, layers: int | None) -> "Choice":
     said = f"{layers} layer{'s' * (layers != 1)}, not {choice.config.depth}"
     why = choice.why if layers == choice.config.depth else f"{choice.why}; {said}"
     return replace(choice, config=choice.config.model_copy(update={"layers": layers}), why=why)
+
+
+def unneeded(data_dir: Path | None, benchmark: str) -> None:
+    """Say on standard error where a folder of data was given and a run's report needs none."""
+    from moa_graph.cli.terminal import safe, say
+
+    if data_dir is not None and benchmark != "alpaca-eval":
+        say(safe(f"--data-dir is not needed: only AlpacaEval's report reads data, and this is one of {benchmark}"))
 
 
 def announce(choice: "Choice") -> None:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from langgraph.cache.base import BaseCache
 
-from moa_graph.eval.store import Key, Lines
+from moa_graph.eval.store import Key, Lines, RunDirectory
 
-__all__ = ["STOPPED", "Calls", "Immediate", "asking_for"]
+__all__ = ["STOPPED", "Calls", "Immediate", "asking_for", "booked"]
 
 STOPPED: Final = "the process was stopped before this was answered"
 
@@ -84,6 +84,13 @@ class Calls(Immediate):
 
     def clear(self, namespaces: Sequence[Any] | None = None) -> None:
         self._kept.clear()
+
+
+def booked(directory: RunDirectory) -> Calls:
+    """What a run's directory has of these. What a process that was stopped had spent counts as spent from here on."""
+    calls = Calls(directory.path / "calls.jsonl", directory.answers)
+    calls.book()
+    return calls
 
 
 @contextmanager

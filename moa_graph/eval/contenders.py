@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from moa_graph.aggregator import aggregator_of
 from moa_graph.config import AggregatorConfig, LayerConfig, MoAConfig, ProposerConfig
-from moa_graph.contenders import Kind, alone, members, proposers, repeated
+from moa_graph.contenders import Kind, alone, distinct, members, proposers, repeated
 from moa_graph.errors import MoAConfigError
 from moa_graph.models import _thinks
 
@@ -140,10 +140,10 @@ def shape(config: MoAConfig) -> dict[str, Any]:
     `otherwise`: a mark of all else that has a part in the answers, but what differs by itself between such mixtures.
     """
     everyone = [*(one for panel in config.panels() for one in panel), *config.finals[:1]]
-    voices = Counter(one.model for one in {label(one): one for one in everyone}.values())
+    voices = Counter(one.model for one in distinct(config, everyone))  # a name alone makes no other model
 
     def called(one: ProposerConfig) -> str:
-        return label(one) if voices[one.model] > 1 else one.model  # a name alone makes no other model
+        return label(one) if voices[one.model] > 1 else one.model
 
     panels = [[called(one) for one in panel for _ in range(one.samples)] for panel in config.panels()]
     shared = config.depth > 1 and not any(isinstance(one, LayerConfig) for one in config.proposers)

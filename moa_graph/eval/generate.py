@@ -13,7 +13,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from moa_graph.budget import Budget
 from moa_graph.config import MoAConfig
 from moa_graph.errors import BudgetExceededError, MoAConfigError, MoARunError, describe
-from moa_graph.eval.calls import Calls, asking_for
+from moa_graph.eval.calls import Calls, asking_for, booked
 from moa_graph.eval.contenders import Contender, adjusted
 from moa_graph.eval.items import Item
 from moa_graph.eval.store import Key, RunDirectory
@@ -90,8 +90,7 @@ async def generate(
     usd: what the whole evaluation may spend, earlier starts and judgements included.
     Raises MoAConfigError where a contender cannot be built, or nothing is left to spend.
     """
-    calls = Calls(directory.path / "calls.jsonl", directory.answers)
-    calls.book()
+    calls = booked(directory)
     asking = _Asking(directory, calls, seed, usd)
     progress = Progress("generate", sum(len(item.turns) for item in items) * len(contenders))
     todo = []

@@ -17,6 +17,7 @@ from moa_graph.config import MoAConfig
 from moa_graph.errors import MoAConfigError
 from moa_graph.eval.alpaca_cost import expected
 from moa_graph.eval.alpaca_judging import Answered, annotate_each, judge_of
+from moa_graph.eval.calls import booked
 from moa_graph.eval.contenders import fingerprint
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, left_of, limit
 from moa_graph.eval.items import BENCHMARKS, Item, sample
@@ -207,6 +208,7 @@ class ProposalJudge:
         usd: what the whole evaluation may spend, all that it has spent so far included.
         Raises MoAConfigError where nothing is left to spend, MoARunError where AlpacaEval's judge cannot be asked.
         """
+        booked(self.directory)
         lines = self.directory.proposals
         how: dict[str, Any] = {"at_once": at_once, "done": self.done, "on_progress": on_progress}
         if self._alpaca:

@@ -15,6 +15,7 @@ from moa_graph.errors import MoAConfigError
 from moa_graph.eval import data
 from moa_graph.eval.alpaca_cost import expected
 from moa_graph.eval.alpaca_judging import judge_alpaca_eval, judge_of
+from moa_graph.eval.calls import booked
 from moa_graph.eval.contenders import Contender, adjusted, contenders, fingerprint, plain
 from moa_graph.eval.extra import INSTALL
 from moa_graph.eval.generate import AT_ONCE, OnProgress, Progress, Stage, built, generate
@@ -220,6 +221,7 @@ class Evaluation:
         if self.judge is None:
             raise MoAConfigError("there is no judge: give --judge provider:model")
         how["done"] = self.judged
+        booked(directory)
         if self.benchmark == "alpaca-eval":
             return await judge_alpaca_eval(directory, self.items, self.contenders, self.judge, **how)
         rubric = rubric_of(self.benchmark, self.data_dir, self.baseline)
