@@ -307,7 +307,7 @@ class MoAConfig(StepsConfig):
     """Provider -> requests per second, over all its models in this process."""
     prompt: Annotated[PromptConfig, BeforeValidator(_as_prompt)] = Field(default_factory=PromptConfig)
     budget: Annotated[BudgetConfig | None, BeforeValidator(_as_budget)] = None
-    prices: Annotated[str | dict[str, dict[str, Any]], BeforeValidator(_are_prices)] = Field(default_factory=dict)
+    prices: Annotated[str | dict[str, Any], BeforeValidator(_are_prices)] = Field(default_factory=dict)
     """Model -> $ per million tokens (`input`, `output`, `cached_input`), or a table that ships, or a YAML file."""
     stream_proposers: bool = False
     description: str = ""

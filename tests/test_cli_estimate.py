@@ -103,11 +103,22 @@ def test_a_budget_wants_prices(moa: Moa, server: RecordingServer, tmp_path: Path
     assert (ran.code, "that of openai:a is unknown" in ran.err) == (2, True)
 
 
-def test_confirming_wants_a_terminal(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
-    """In a pipe nobody can say yes: the estimate, one line, exit code 2, and nobody was asked."""
-    ran = moa("ask", "Why?", "-c", "priced.yaml", "--confirm")
-    assert (ran.code, "--confirm asks on a terminal" in ran.err, "in all" in ran.err) == (2, True, True)
+def test_confirming_wants_an_answer(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """Where standard input has none: the estimate, one line, exit code 2, and nobody was asked."""
+    for question, said in (("Why?", ""), ("-", "Why?"), ("Why?", "perhaps\n")):
+        ran = moa("ask", question, "-c", "priced.yaml", "--confirm", stdin=said)
+        assert (ran.code, "--confirm wants y or n" in ran.err, "in all" in ran.err) == (2, True, True)
     assert server.requests == []
+
+
+def test_confirming_in_a_pipe(moa: Moa, priced: Path, server: RecordingServer):  # noqa: F811
+    """No, or an empty line: exit code 1 and nobody was asked. Yes: the answer's own bytes, and nothing more."""
+    for said in ("n\n", "No\n", "\n"):
+        ran = moa("ask", "Why?", "-c", "priced.yaml", "--confirm", stdin=said)
+        assert (ran.code, ran.out, ran.err.splitlines()[-1]) == (1, "", "nobody was asked")
+    assert server.requests == []
+    ran = moa("ask", "Why?", "-c", "priced.yaml", "--confirm", stdin="perhaps\nYes\n")
+    assert (ran.code, ran.out, ran.err.count("Ask? [y/N]\n")) == (0, "answer of c #1\n", 2)
 
 
 @pytest.mark.parametrize(

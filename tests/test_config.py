@@ -400,6 +400,14 @@ def test_prices_are_models_or_a_file(given: Any) -> None:
         MoAConfig(proposers=["openai:a"], aggregator="openai:b", prices=given)
 
 
+@pytest.mark.parametrize("given", [3, None, "0.5"])
+def test_a_price_that_is_none(given: Any) -> None:
+    """The model is named, and what a price looks like."""
+    config = MoAConfig(proposers=["openai:a"], aggregator="openai:b", prices={"openai:a": given})
+    with pytest.raises(MoAConfigError, match=r"^prices: openai:a: .* is no price: write \{input: 0\.5, output: 1\.5\}"):
+        config.estimate("Why?")
+
+
 @pytest.mark.parametrize("usd", [True, "0.5"])
 def test_a_budget_in_dollars_is_a_number(usd: Any) -> None:
     """What is no number in Python is none in a mixture's file."""

@@ -98,14 +98,26 @@ def _limit(choice: "Choice", usd: float) -> Any:
 def _confirm(choice: "Choice", question: str, budget: Any) -> None:
     """Raises MoAConfigError where nobody is there to ask, and leaves where they say no."""
     from moa_graph.cli.estimate import show
-    from moa_graph.errors import MoAConfigError
 
     show(choice.config.estimate(question), sys.stderr, budget)
-    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        raise MoAConfigError("--confirm asks on a terminal, and this is none: use moa estimate, or --budget USD")
-    if not typer.confirm("Ask?", err=True):
+    if not _agreed():
         say("nobody was asked")
         raise typer.Exit(1)
+
+
+def _agreed() -> bool:
+    """What is said on standard input, a terminal or a pipe; the answer's own bytes are all of standard output."""
+    from moa_graph.errors import MoAConfigError
+
+    if is_terminal(sys.stdin) and not is_terminal(sys.stderr):
+        raise MoAConfigError("--confirm asks on standard error, and nobody sees it: leave it on the terminal")
+    while True:
+        say("Ask? [y/N]")
+        said = sys.stdin.readline() if sys.stdin else ""
+        if not said and not is_terminal(sys.stdin):
+            raise MoAConfigError("--confirm wants y or n on standard input: use moa estimate, or --budget USD")
+        if (word := said.strip().lower()) in ("y", "yes", "n", "no", ""):
+            return word in ("y", "yes")
 
 
 def _kept() -> dict[str, Any]:
