@@ -71,6 +71,7 @@ def test_references_count_for_what_a_window_leaves_them() -> None:
 def test_a_window_is_known_without_a_key(model: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the mixture does not say it, what LangChain knows of a model counts, and nothing is started for it."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(local, "_running", {})
     many = {"model": "openai:a", "samples": 30}
     made = config(proposers=[many], aggregator=model, layers=2, max_tokens=1000).estimate(QUESTION)
     assert made["layers"][1]["input_tokens"] == window - 1000
