@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from moa_graph import MoAConfig
 from moa_graph import local as embedded
 from moa_graph.cli import run
 from moa_graph.eval.generate import Progress, seed_of, spread
@@ -73,6 +74,18 @@ def test_nothing_is_asked_twice(server: JudgingServer) -> None:
     before = score(Path("out")), len(server.requests)
     assert evaluate() == 0
     assert (score(Path("out")), len(server.requests)) == before
+
+
+def test_a_finished_run_builds_no_model(server: JudgingServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is left to ask, no client is loaded: that alone takes a second. Who has something left is built."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model is built that nobody asks")
+
+    assert evaluate() == 0
+    monkeypatch.setattr(MoAConfig, "build", refuse)
+    assert evaluate() == 0
+    assert evaluate("--vary", "proposers") != 0
 
 
 def test_killed_and_started_again(server: JudgingServer) -> None:

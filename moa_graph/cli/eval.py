@@ -155,8 +155,7 @@ def run(
             data_dir=data_dir, vary=vary or (), judged=("ok",) if retry_unreadable else JUDGED,
         )  # fmt: skip
         stages: list[Stage] = ["generate", "judge"] if stage is None else [stage]  # type: ignore[list-item]
-        evaluation.check(stages, budget)
-        plans = [evaluation.plan(each) for each in stages]
+        plans = evaluation.plans(stages, budget)
     if not config:
         announce(chosen[0])
     _announce(evaluation, plans)

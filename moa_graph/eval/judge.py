@@ -1,6 +1,6 @@
 """The second stage: a model judges every answer. What it says and cannot be read is kept, and is no score."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from moa_graph.choose import choose
@@ -69,7 +69,7 @@ async def judge(
 
     Raises MoAConfigError where the judge cannot be built, or nothing is answered yet.
     """
-    graph = config.build(**limit(usd, directory.spent))
+    budget = limit(usd, directory.spent)
     if not len(directory.answers):
         raise MoAConfigError(f"{directory.path}: there is no answer to judge yet: run --stage generate first")
     asks = [
@@ -77,25 +77,29 @@ async def judge(
         for ask in _asks(directory, items, contenders, rubric, seed)
     ]
     how: dict[str, Any] = {"seed": seed, "at_once": at_once, "done": done, "on_progress": on_progress}
-    return await ask_each(directory.judgements, asks, graph, **how)
+    return await ask_each(directory.judgements, asks, lambda: config.build(**budget), **how)
 
 
 async def ask_each(
     lines: Lines,
     asks: Sequence[tuple[Mapping[str, Any], Ask]],
-    graph: Any,
+    build: Callable[[], Any],
     *,
     seed: int,
     at_once: int = AT_ONCE,
     done: Sequence[str] = JUDGED,
     on_progress: OnProgress = lambda _: None,
 ) -> Progress:
-    """Ask a judge what is not in the file yet. Each question goes with the fields that its line begins with."""
+    """Ask a judge what is not in the file yet. Each question goes with the fields that its line begins with.
+
+    build: makes the judge's graph, where there is something to ask.
+    """
     kept = [lines.status(lines.key(fields)) for fields, _ in asks]
     todo = [each for each, status in zip(asks, kept, strict=True) if status not in done]
     unread = kept.count("unparsed") if "unparsed" in done else 0
     progress = Progress("judge", len(asks), before=len(asks) - len(todo), unparsed=unread)
     on_progress(progress)
+    graph = build() if todo else None
 
     async def one(each: tuple[Mapping[str, Any], Ask]) -> None:
         fields, ask = each

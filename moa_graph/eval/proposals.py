@@ -214,8 +214,8 @@ class ProposalJudge:
         if self._alpaca:
             left, judge = left_of(usd, self.directory.spent), (self.name, self.config)
             return await annotate_each(lines, _by_turns(self._answered()), judge, left=left, **how)
-        graph, seed = self.config.build(**limit(usd, self.directory.spent)), self.directory.run["seed"]
-        return await ask_each(lines, list(self._asks()), graph, seed=seed, **how)
+        budget, seed = limit(usd, self.directory.spent), self.directory.run["seed"]
+        return await ask_each(lines, list(self._asks()), lambda: self.config.build(**budget), seed=seed, **how)
 
 
 def _by_turns(answered: Iterable[Answered]) -> dict[str, list[Answered]]:

@@ -136,24 +136,26 @@ class Evaluation:
             "contenders": [one.told() for one in self.contenders],
         }  # fmt: skip
 
-    def check(self, stages: Sequence[Stage], usd: float | None = None) -> None:
-        """Raises MoAConfigError where a stage cannot be begun, or the directory is another evaluation's.
+    def plans(self, stages: Sequence[Stage], usd: float | None = None) -> list[Plan]:
+        """What stages are still going to take, from a few of the items. Nobody is asked, and nothing written.
 
-        Writes nothing.
+        Raises MoAConfigError where one cannot be begun, or the directory is another evaluation's.
         """
-        asked = [(one.name, one.config) for one in self.contenders] if "generate" in stages else []
         if "judge" in stages:
             if self.benchmark not in BENCHMARKS and self.baseline is None:  # so there is one contender
                 raise MoAConfigError(
                     "your own prompts are judged beside a baseline, and there is nobody beside "
                     f"{self.contenders[0].name}: give another --config too, or leave out --no-singles"
                 )
-            if self.judge:
-                built_judge(*self.judge, usd)
             self._check_alpaca_eval()
-        for name, config in asked:
-            built(config, name, usd)
         check(self.out, self.described())
+        pending = {stage: self._pending(stage) for stage in stages}
+        if self.judge and any(items for _, items in pending.get("judge", ())):
+            built_judge(*self.judge, usd)
+        for one, items in pending.get("generate", ()):
+            if items:  # who is done with needs no client, which takes a second to load
+                built(one.config, one.name, usd)
+        return [planned(stage, each, partial(self._estimates, stage)) for stage, each in pending.items()]
 
     def _check_alpaca_eval(self) -> None:
         if self.benchmark != "alpaca-eval" or self.judge is None:
@@ -165,10 +167,6 @@ class Evaluation:
     def licences(self) -> list[str]:
         """Whose the data are, and under which terms."""
         return data.licences(self.benchmark)
-
-    def plan(self, stage: Stage) -> Plan:
-        """What a stage is still going to take, from a few of the items. Nobody is asked."""
-        return planned(stage, self._pending(stage), partial(self._estimates, stage))
 
     def _pending(self, stage: Stage) -> list[tuple[Contender, list[Item]]]:
         """What is not done, by contender."""
